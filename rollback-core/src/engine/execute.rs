@@ -1,0 +1,275 @@
+//! The order of steps, and what happens once one has failed.
+
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::future::try_join_all;
+use futures::stream::{FuturesUnordered, StreamExt};
+use tokio::time::sleep;
+use tracing::Instrument;
+
+use super::step::{self, Failure};
+use super::{Engine, Progress, RunOptions, RunReport};
+use crate::{
+    Components, Entry, Error, ErrorKind, Event, FailurePolicy, Outcome, Plan, Position, Result, RunId,
+    RunState, Step, StepEvent, StepId, StepOutcome,
+};
+
+pub(super) async fn execute(
+    engine: &Engine,
+    plan: &Plan,
+    components: &Components,
+    options: RunOptions,
+) -> Result<RunReport> {
+    try_join_all(plan.steps().iter().map(async |step| {
+        let realm = components.get(&step.change.component)?.realm().await?;
+        if realm == step.change.realm {
+            return Ok(());
+        }
+        let message = format!("planned in realm {}, connected to {realm}", step.change.realm);
+        Err(Error::new(ErrorKind::Refused, message)
+            .with_component(&step.change.component)
+            .with_hint("connect to where the plan was made, or plan again"))
+    }))
+    .await?;
+    let entry = Entry {
+        at: engine.clock.now(),
+        event: Event::RunStarted {
+            plan: Box::new(plan.clone()),
+            actor: options.actor.clone(),
+            reason: options.reason.clone(),
+        },
+    };
+    let state = Mutex::new(RunState::begin(&entry)?);
+    engine.journal.begin(options.run, entry.clone()).await?;
+    if let Some(progress) = &options.progress {
+        let _ = progress.send(Progress::Recorded(entry));
+    }
+    let span = tracing::info_span!("run", run = %options.run);
+    let run = Run { engine, plan, components, options, state, health: Arc::default() };
+    let error = run.go().instrument(span).await.err();
+    let mut report = RunReport::new(run.id(), &run.state());
+    report.error = error.map(|error| error.report());
+    Ok(report)
+}
+
+/// Whether the journal still takes entries.
+#[derive(Debug, Default)]
+pub(super) struct Health(AtomicBool);
+
+impl Health {
+    pub(super) fn is_broken(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+pub(super) struct Run<'a> {
+    pub(super) engine: &'a Engine,
+    plan: &'a Plan,
+    components: &'a Components,
+    pub(super) options: RunOptions,
+    state: Mutex<RunState>,
+    pub(super) health: Arc<Health>,
+}
+
+impl Run<'_> {
+    pub(super) fn id(&self) -> RunId {
+        self.options.run
+    }
+
+    fn state(&self) -> MutexGuard<'_, RunState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn outcome(&self, id: &StepId) -> StepOutcome {
+        self.state().step(id).map(|step| step.outcome).unwrap_or_default()
+    }
+
+    pub(super) fn note(&self, step: &StepId, text: String) {
+        tracing::debug!(%step, text);
+        if let Some(progress) = &self.options.progress {
+            let _ = progress.send(Progress::Note { step: step.clone(), text });
+        }
+    }
+
+    /// Waits; false when the run was cancelled meanwhile.
+    pub(super) async fn pause(&self, time: Duration) -> bool {
+        tokio::select! {
+            () = sleep(time) => true,
+            () = self.options.cancellation.cancelled() => false,
+        }
+    }
+
+    pub(super) async fn record_step(&self, step: &StepId, event: StepEvent) -> Result<()> {
+        self.record(Event::Step { step: step.clone(), event }).await
+    }
+
+    async fn record(&self, event: Event) -> Result<()> {
+        let entry = Entry { at: self.engine.clock.now(), event };
+        if let Err(error) = self.engine.journal.append(self.id(), entry.clone()).await {
+            self.health.0.store(true, Ordering::SeqCst);
+            return Err(error);
+        }
+        self.state().record(&entry)?;
+        if let Some(progress) = &self.options.progress {
+            let _ = progress.send(Progress::Recorded(entry));
+        }
+        Ok(())
+    }
+
+    /// An error means that the run stopped before its end.
+    async fn go(&self) -> Result<()> {
+        self.dispatch().await?;
+        let failed = self.steps(|o| matches!(o, StepOutcome::Refused | StepOutcome::Failed));
+        for id in self.steps(|o| o == StepOutcome::Pending) {
+            self.record_step(&id, StepEvent::Skipped).await?;
+        }
+        let outcome = if failed.is_empty() {
+            if self.plan.is_noop() { Outcome::NothingToDo } else { Outcome::Completed }
+        } else if self.plan.on_failure() == FailurePolicy::Compensate && self.state().changed() {
+            self.compensate().await?
+        } else {
+            Outcome::Halted
+        };
+        self.record(Event::RunFinished { outcome }).await
+    }
+
+    fn steps(&self, wanted: impl Fn(StepOutcome) -> bool) -> Vec<StepId> {
+        let ids = self.plan.steps().iter().map(|step| step.id.clone());
+        ids.filter(|id| wanted(self.outcome(id))).collect()
+    }
+
+    /// Starts what may start, until nothing more may.
+    async fn dispatch(&self) -> Result<()> {
+        let mut started = BTreeSet::new();
+        let mut running = FuturesUnordered::new();
+        let mut interrupted = None;
+        loop {
+            for step in self.plan.steps() {
+                let stop = interrupted.is_some() || self.options.cancellation.is_cancelled();
+                if stop || running.len() >= self.engine.concurrency || !self.may_start(step) {
+                    continue;
+                }
+                if started.insert(&step.id) {
+                    let span = tracing::info_span!("step", step = %step.id);
+                    running.push(self.run_step(step).instrument(span));
+                }
+            }
+            match running.next().await {
+                Some(Ok(())) => {}
+                Some(Err(error)) => interrupted = Some(interrupted.unwrap_or(error)),
+                None => break,
+            }
+        }
+        if interrupted.is_none() && self.options.cancellation.is_cancelled() && self.unfinished() {
+            interrupted = Some(Error::new(ErrorKind::Cancelled, "stopped before the next step"));
+        }
+        interrupted.map_or(Ok(()), Err)
+    }
+
+    fn unfinished(&self) -> bool {
+        self.plan.steps().iter().any(|step| self.may_start(step))
+    }
+
+    fn may_start(&self, step: &Step) -> bool {
+        let halted = self.plan.on_failure() != FailurePolicy::Continue
+            && !self.steps(|o| matches!(o, StepOutcome::Refused | StepOutcome::Failed)).is_empty();
+        let ready = |id| {
+            let done = self.outcome(id);
+            matches!(done, StepOutcome::Verified | StepOutcome::NothingToDo)
+                || (done == StepOutcome::Applied && !self.options.verify)
+        };
+        !halted && self.outcome(&step.id) == StepOutcome::Pending && step.after.iter().all(ready)
+    }
+
+    /// An error means that the run has to stop; a failed step is recorded and none.
+    async fn run_step(&self, Step { id, change, .. }: &Step) -> Result<()> {
+        let component = self.components.get(&change.component)?;
+        if change.is_noop() {
+            let deadline = tokio::time::Instant::now() + self.options.apply_timeout;
+            let event = match step::locate(self, component, change, deadline).await {
+                Ok(Position::Elsewhere(what)) => {
+                    let message = format!("changed since it was planned: {what}");
+                    let error = Error::new(ErrorKind::Conflict, message).with_component(&change.component);
+                    StepEvent::Refused { error: error.report() }
+                }
+                Ok(_) => StepEvent::NothingToDo,
+                Err(error) => StepEvent::Refused { error: error.report() },
+            };
+            return self.record_step(id, event).await;
+        }
+        let applied =
+            step::apply(self, id, component, change, |attempt| StepEvent::Started { attempt }).await;
+        if let Err(failure) = applied {
+            return self.record_failure(id, failure).await;
+        }
+        self.record_step(id, StepEvent::Applied).await?;
+        if !self.options.verify {
+            return Ok(());
+        }
+        match step::verify(self, id, component, change).await {
+            Ok(seen) => {
+                let event = StepEvent::Verified { message: seen.message, notes: seen.notes };
+                self.record_step(id, event).await
+            }
+            Err(failure) => self.record_failure(id, failure).await,
+        }
+    }
+
+    async fn record_failure(&self, id: &StepId, failure: Failure) -> Result<()> {
+        let event = match failure {
+            Failure::Interrupted(error) => return Err(error),
+            Failure::Unchanged(error) => StepEvent::Refused { error: error.report() },
+            Failure::Changed(error) => StepEvent::Failed { error: error.report() },
+        };
+        self.record_step(id, event).await
+    }
+
+    /// Reverses what was applied: failed steps first, then the others, the last applied first.
+    async fn compensate(&self) -> Result<Outcome> {
+        let mut steps: Vec<&Step> = {
+            let state = self.state();
+            let order = |step: &Step| {
+                let known = state.step(&step.id)?;
+                let place = known.applied.filter(|_| known.changed)?;
+                Some((Reverse(known.outcome == StepOutcome::Failed), Reverse(place)))
+            };
+            let mut steps: Vec<_> =
+                self.plan.steps().iter().filter_map(|step| Some((order(step)?, step))).collect();
+            steps.sort_by_key(|(order, _)| *order);
+            steps.into_iter().map(|(_, step)| step).collect()
+        };
+        steps.retain(|step| match &step.change.irreversible {
+            Some(reason) => {
+                self.note(&step.id, format!("not reversed: {reason}"));
+                false
+            }
+            None => true,
+        });
+        for Step { id, change, .. } in steps {
+            let component = self.components.get(&change.component)?;
+            let change = change.reversed();
+            let intent = |attempt| StepEvent::CompensationStarted { attempt };
+            let mut done = step::apply(self, id, component, &change, intent).await.map(|()| None);
+            if done.is_ok() && self.options.verify {
+                done = step::verify(self, id, component, &change).await.map(Some);
+            }
+            match done {
+                Ok(seen) => {
+                    let message = seen.map_or_else(|| "reversed".to_owned(), |seen| seen.message);
+                    self.record_step(id, StepEvent::Compensated { message }).await?;
+                }
+                Err(Failure::Interrupted(error)) => return Err(error),
+                Err(Failure::Unchanged(error) | Failure::Changed(error)) => {
+                    let error = error.report();
+                    self.record_step(id, StepEvent::CompensationFailed { error }).await?;
+                    return Ok(Outcome::Stuck);
+                }
+            }
+        }
+        Ok(Outcome::Compensated)
+    }
+}

@@ -1,0 +1,151 @@
+//! Carries out plans.
+//!
+//! For every step: the intent is durable in the journal, then `apply`, durable, then `verify` until the
+//! component has settled, durable. Steps with no order between them run side by side. What a run did is
+//! told by its journal alone: [`RunReport`] is made from the folded history.
+
+mod execute;
+mod report;
+mod step;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::ExponentialBuilder;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio_util::sync::CancellationToken;
+
+use crate::{Clock, Components, Entry, Journal, Plan, Result, RunId, StepId, SystemClock};
+
+pub use report::{RunReport, StepReport};
+
+/// Executes plans and records what it does.
+///
+/// ```
+/// use std::sync::Arc;
+/// use rollback_core::{Components, Engine, MemoryJournal, Outcome, Plan, RunOptions};
+///
+/// # async fn example(plan: Plan, components: Components) -> rollback_core::Result<()> {
+/// let engine = Engine::new(Arc::new(MemoryJournal::new()));
+/// let report = engine.execute(&plan, &components, RunOptions::by("deploy-bot")).await?;
+/// assert_eq!(report.outcome, Outcome::Completed);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Engine {
+    journal: Arc<dyn Journal>,
+    clock: Arc<dyn Clock>,
+    concurrency: usize,
+    backoff: ExponentialBuilder,
+}
+
+impl Engine {
+    /// An engine that records in `journal`, runs at most 8 steps side by side, and repeats a failed
+    /// attempt at most 6 times, waiting between 0.2 s and 10 s.
+    pub fn new(journal: Arc<dyn Journal>) -> Self {
+        Self {
+            journal,
+            clock: Arc::new(SystemClock),
+            concurrency: 8,
+            backoff: ExponentialBuilder::default()
+                .with_min_delay(Duration::from_millis(200))
+                .with_max_delay(Duration::from_secs(10))
+                .with_max_times(6)
+                .with_jitter(),
+        }
+    }
+
+    /// Sets where the time comes from.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Sets how many steps may run side by side; at least one does.
+    #[must_use]
+    pub fn with_concurrency(mut self, steps: usize) -> Self {
+        self.concurrency = steps.max(1);
+        self
+    }
+
+    /// Sets the pauses between attempts, and how many there are.
+    #[must_use]
+    pub fn with_backoff(mut self, backoff: ExponentialBuilder) -> Self {
+        self.backoff = backoff;
+        self
+    }
+
+    /// The journal.
+    pub fn journal(&self) -> &Arc<dyn Journal> {
+        &self.journal
+    }
+
+    /// Executes the plan as it is. Dropping the future stops at once, and cancelling stops before the
+    /// next write; either way the journal holds what was begun.
+    ///
+    /// # Errors
+    /// Only when nothing was begun: `InvalidConfig` for a component that was not given, `Refused` when
+    /// one lives in another realm than planned, or what the journal says to the start of the run. From
+    /// then on every failure is part of the report.
+    pub async fn execute(
+        &self,
+        plan: &Plan,
+        components: &Components,
+        options: RunOptions,
+    ) -> Result<RunReport> {
+        execute::execute(self, plan, components, options).await
+    }
+}
+
+/// How a run is to go.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// Who or what begins it, for the record.
+    pub actor: String,
+    /// Why, for the record.
+    pub reason: Option<String>,
+    /// The id of the run; a new one by default.
+    pub run: RunId,
+    /// Whether to watch until each step has settled. Default: yes.
+    pub verify: bool,
+    /// How long a step may take to settle, from its last write. Default: 10 minutes.
+    pub verify_timeout: Duration,
+    /// How long applying one step may take, with all its attempts. Default: 5 minutes.
+    pub apply_timeout: Duration,
+    /// Stops the run before its next write.
+    pub cancellation: CancellationToken,
+    /// Where to tell what happens, as it happens.
+    pub progress: Option<UnboundedSender<Progress>>,
+}
+
+impl RunOptions {
+    /// The defaults, for a run begun by `actor`.
+    pub fn by(actor: impl Into<String>) -> Self {
+        Self {
+            actor: actor.into(),
+            reason: None,
+            run: RunId::random(),
+            verify: true,
+            verify_timeout: Duration::from_secs(600),
+            apply_timeout: Duration::from_secs(300),
+            cancellation: CancellationToken::new(),
+            progress: None,
+        }
+    }
+}
+
+/// What happens during a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// This was recorded.
+    Recorded(Entry),
+    /// This is what a step does or waits for.
+    Note {
+        /// Which step.
+        step: StepId,
+        /// What it says.
+        text: String,
+    },
+}

@@ -1,0 +1,197 @@
+//! One change, from intent to settled.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use backon::BackoffBuilder;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::execute::Run;
+use crate::{
+    Change, Disposition, Error, ErrorKind, Position, Result, Rollbackable, StepContext, StepEvent, StepId,
+    Verification, VerificationState, WriteGate,
+};
+
+/// Why a change was not carried out.
+pub(super) enum Failure {
+    /// The run has to stop here and can go on later: cancelled, or the journal or lease is gone.
+    Interrupted(Error),
+    /// It failed, and certainly nothing of it stands.
+    Unchanged(Error),
+    /// It failed, and something of it may stand.
+    Changed(Error),
+}
+
+/// Beyond the deadline that a component was told, in case it does not keep to it.
+const GRACE: Duration = Duration::from_secs(5);
+
+fn interrupts(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Cancelled | ErrorKind::Journal | ErrorKind::LeaseLost)
+}
+
+/// Records an intent and applies, as often as it takes.
+pub(super) async fn apply(
+    run: &Run<'_>,
+    id: &StepId,
+    component: &Arc<dyn Rollbackable>,
+    change: &Change,
+    intent: impl Fn(u32) -> StepEvent,
+) -> Result<(), Failure> {
+    let deadline = Instant::now() + run.options.apply_timeout;
+    let mut backoff = run.engine.backoff.build();
+    let mut writes = 0;
+    for attempt in 1.. {
+        run.record_step(id, intent(attempt)).await.map_err(Failure::Interrupted)?;
+        let cx = context(run, id, attempt, deadline).with_gate(Arc::new(JournalGate(run.health.clone())));
+        let error = match timeout_at(deadline + GRACE, component.apply(&cx, change)).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => error,
+            Err(_) => Error::new(ErrorKind::Timeout, "applying took too long").indeterminate(),
+        };
+        writes += cx.writes();
+        let error = error.with_component(&change.component).with_operation("apply");
+        if interrupts(&error) {
+            return Err(Failure::Interrupted(error));
+        }
+        let retry_after = match error.disposition() {
+            Disposition::Permanent => None,
+            Disposition::Temporary(after) => Some(after.unwrap_or_default()),
+            Disposition::Indeterminate => match locate(run, component, change, deadline).await {
+                Ok(Position::To) => return Ok(()),
+                Ok(Position::From | Position::Between) => Some(Duration::ZERO),
+                Ok(Position::Elsewhere(_)) | Err(_) => None,
+            },
+        };
+        let pause = retry_after.and_then(|least| Some(backoff.next()?.max(least)));
+        match pause.filter(|pause| Instant::now() + *pause < deadline) {
+            Some(pause) => {
+                run.note(id, format!("trying again: {}", error.report()));
+                if !run.pause(pause).await {
+                    let message = "stopped between two attempts";
+                    return Err(Failure::Interrupted(Error::new(ErrorKind::Cancelled, message)));
+                }
+            }
+            None if writes == 0 => return Err(Failure::Unchanged(error)),
+            None => {
+                return Err(match locate(run, component, change, Instant::now() + GRACE).await {
+                    Ok(Position::From) => Failure::Unchanged(error),
+                    _ => Failure::Changed(error),
+                });
+            }
+        }
+    }
+    unreachable!("attempts end by returning")
+}
+
+/// Watches until the change has settled.
+pub(super) async fn verify(
+    run: &Run<'_>,
+    id: &StepId,
+    component: &Arc<dyn Rollbackable>,
+    change: &Change,
+) -> Result<Verification, Failure> {
+    let deadline = Instant::now() + run.options.verify_timeout;
+    let changed =
+        |error: Error| Failure::Changed(error.with_component(&change.component).with_operation("verify"));
+    let late = |why: &str| {
+        let limit = jiff::SignedDuration::try_from(run.options.verify_timeout).unwrap_or_default();
+        let message = format!("not settled after {limit:#}: {why}");
+        changed(Error::new(ErrorKind::Timeout, message).with_hint(
+            "it may still settle: look at its status, and at its events and logs, before going further",
+        ))
+    };
+    let mut backoff = run.engine.backoff.without_max_times().build();
+    for attempt in 1.. {
+        let cx = context(run, id, attempt, deadline);
+        let seen = tokio::select! {
+            seen = timeout_at(deadline + GRACE, component.verify(&cx, change)) => seen,
+            () = run.options.cancellation.cancelled() => {
+                let message = "stopped while waiting for the change to settle";
+                return Err(Failure::Interrupted(Error::new(ErrorKind::Cancelled, message)));
+            }
+        };
+        let error = match seen {
+            Ok(Ok(seen)) => match seen.state {
+                VerificationState::Converged => return Ok(seen),
+                VerificationState::Failed => {
+                    return Err(changed(Error::new(ErrorKind::Unavailable, seen.message)));
+                }
+                VerificationState::Progressing => return Err(late(&seen.message)),
+            },
+            Ok(Err(error)) => error,
+            Err(_) => return Err(late("it did not say why")),
+        };
+        if error.kind() == ErrorKind::Cancelled {
+            return Err(Failure::Interrupted(error));
+        }
+        if error.disposition() == Disposition::Permanent {
+            return Err(changed(error));
+        }
+        let least = match error.disposition() {
+            Disposition::Temporary(Some(after)) => after,
+            _ => Duration::ZERO,
+        };
+        let pause = backoff.next().unwrap_or(GRACE).max(least);
+        if Instant::now() + pause >= deadline {
+            return Err(late(&error.report().message));
+        }
+        run.note(id, format!("cannot see it, asking again: {}", error.report()));
+        run.pause(pause).await;
+    }
+    unreachable!("attempts end by returning")
+}
+
+/// Locates, repeating what is not permanent until the deadline.
+pub(super) async fn locate(
+    run: &Run<'_>,
+    component: &Arc<dyn Rollbackable>,
+    change: &Change,
+    deadline: Instant,
+) -> Result<Position> {
+    let mut backoff = run.engine.backoff.build();
+    loop {
+        let error = match timeout_at(deadline, component.locate(change)).await {
+            Ok(Ok(position)) => return Ok(position),
+            Ok(Err(error)) => error,
+            Err(_) => return Err(Error::new(ErrorKind::Timeout, "locating the component took too long")),
+        };
+        let least = match error.disposition() {
+            Disposition::Permanent => return Err(error),
+            Disposition::Temporary(after) => after.unwrap_or_default(),
+            Disposition::Indeterminate => Duration::ZERO,
+        };
+        match backoff.next() {
+            Some(pause) if Instant::now() + pause.max(least) < deadline => sleep(pause.max(least)).await,
+            _ => return Err(error),
+        }
+    }
+}
+
+fn context(run: &Run<'_>, id: &StepId, attempt: u32, deadline: Instant) -> StepContext {
+    let cx = StepContext::new(run.id(), id.clone(), deadline.saturating_duration_since(Instant::now()))
+        .with_attempt(attempt)
+        .with_clock(run.engine.clock.clone())
+        .with_cancellation(run.options.cancellation.clone())
+        .with_actor(run.options.actor.as_str());
+    let Some(sender) = run.options.progress.clone() else { return cx };
+    let step = id.clone();
+    cx.with_progress(Arc::new(move |text| {
+        let _ = sender.send(super::Progress::Note { step: step.clone(), text });
+    }))
+}
+
+/// Lets no write pass once the journal has failed: its intent might not be recorded.
+#[derive(Debug)]
+struct JournalGate(Arc<super::execute::Health>);
+
+#[async_trait]
+impl WriteGate for JournalGate {
+    async fn before_write(&self, what: &str) -> Result<()> {
+        if self.0.is_broken() {
+            let message = format!("the journal failed, so this was not begun: {what}");
+            return Err(Error::new(ErrorKind::Journal, message));
+        }
+        Ok(())
+    }
+}

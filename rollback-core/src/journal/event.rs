@@ -1,0 +1,323 @@
+//! What a run did, and which histories are legal.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, ErrorKind, ErrorReport, Plan, Result, StepId, Timestamp};
+
+/// One entry of a run's history.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// When it was recorded.
+    pub at: Timestamp,
+    /// What happened.
+    pub event: Event,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "type")]
+pub enum Event {
+    /// The run begins: always the first event, and never again.
+    #[serde(rename_all = "camelCase")]
+    RunStarted {
+        /// What is to be done.
+        plan: Box<Plan>,
+        /// Who or what began it.
+        actor: String,
+        /// Why, in their words.
+        reason: Option<String>,
+    },
+    /// Something happened to a step.
+    Step {
+        /// Which step.
+        step: StepId,
+        /// What happened to it.
+        event: StepEvent,
+    },
+    /// The run ends: always the last event.
+    RunFinished {
+        /// How.
+        outcome: Outcome,
+    },
+}
+
+/// What happened to a step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "type")]
+pub enum StepEvent {
+    /// The intent: from here on an effect is possible.
+    Started {
+        /// The number of the attempt, from 1.
+        attempt: u32,
+    },
+    /// The change is made.
+    Applied,
+    /// The component was there already; nothing was written.
+    NothingToDo,
+    /// It has settled.
+    Verified {
+        /// What was seen.
+        message: String,
+        /// What else a person should know.
+        notes: Vec<String>,
+    },
+    /// The change was turned down, and certainly nothing was written.
+    Refused {
+        /// Why.
+        error: ErrorReport,
+    },
+    /// Applying or verifying failed; something may have been written.
+    Failed {
+        /// Why.
+        error: ErrorReport,
+    },
+    /// It was not started, because of what happened before it.
+    Skipped,
+    /// The intent to reverse.
+    CompensationStarted {
+        /// The number of the attempt, from 1.
+        attempt: u32,
+    },
+    /// The reversed change is made and has settled.
+    Compensated {
+        /// What was seen.
+        message: String,
+    },
+    /// The reversal failed: a human must finish it.
+    CompensationFailed {
+        /// Why.
+        error: ErrorReport,
+    },
+}
+
+/// How a run ended, or where it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Outcome {
+    /// Every component was there already.
+    NothingToDo,
+    /// Every step is verified, or applied where verification was not asked for.
+    Completed,
+    /// A step failed; what was done before it stands.
+    Halted,
+    /// A step failed, and what was done is reversed.
+    Compensated,
+    /// A human must finish it.
+    Stuck,
+    /// It stopped before its end and can go on.
+    Unfinished,
+    /// A human closed it.
+    Abandoned,
+}
+
+/// Where a step stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum StepOutcome {
+    /// Not begun, or begun and not ended.
+    #[default]
+    Pending,
+    /// The component was there already.
+    NothingToDo,
+    /// The change is made.
+    Applied,
+    /// The change is made and has settled.
+    Verified,
+    /// It was turned down with nothing written.
+    Refused,
+    /// It failed; something may have been written.
+    Failed,
+    /// It was not started.
+    Skipped,
+    /// It was reversed.
+    Compensated,
+    /// Its reversal failed.
+    CompensationFailed,
+}
+
+/// Where a step stands, with what the journal says of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StepState {
+    /// Where it stands.
+    pub outcome: StepOutcome,
+    /// Whether an intent is recorded whose end is not: an effect is possible.
+    pub in_flight: bool,
+    /// Whether it may have changed something that was not reversed since.
+    pub changed: bool,
+    /// How often it was begun.
+    pub attempts: u32,
+    /// What failed last.
+    pub error: Option<ErrorReport>,
+    /// What verification saw.
+    pub message: Option<String>,
+    /// What else a person should know.
+    pub notes: Vec<String>,
+    /// The place of its application among all, for reversing in the opposite order.
+    pub(crate) applied: Option<usize>,
+}
+
+/// A run as its journal tells it: the events so far, folded. The only source of what a run did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunState {
+    /// What is to be done.
+    pub plan: Plan,
+    /// Who or what began it.
+    pub actor: String,
+    /// Why.
+    pub reason: Option<String>,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
+    /// How it ended, or `Unfinished`.
+    pub outcome: Outcome,
+    steps: BTreeMap<StepId, StepState>,
+    order: usize,
+}
+
+impl RunState {
+    /// Begins with a run's first entry.
+    ///
+    /// # Errors
+    /// `Journal` when that is not [`Event::RunStarted`].
+    pub fn begin(entry: &Entry) -> Result<Self> {
+        let Event::RunStarted { plan, actor, reason } = &entry.event else {
+            return Err(illegal("a history begins with the start of its run"));
+        };
+        Ok(Self {
+            steps: plan.steps().iter().map(|step| (step.id.clone(), StepState::default())).collect(),
+            plan: (**plan).clone(),
+            actor: actor.clone(),
+            reason: reason.clone(),
+            started_at: entry.at,
+            finished_at: None,
+            outcome: Outcome::Unfinished,
+            order: 0,
+        })
+    }
+
+    /// Folds a whole history.
+    ///
+    /// # Errors
+    /// `Journal` for an empty or illegal one.
+    pub fn replay(entries: &[Entry]) -> Result<Self> {
+        let (first, rest) = entries.split_first().ok_or_else(|| illegal("an empty history"))?;
+        let mut state = Self::begin(first)?;
+        rest.iter().try_for_each(|entry| state.record(entry))?;
+        Ok(state)
+    }
+
+    /// Where a step stands.
+    pub fn step(&self, id: &StepId) -> Option<&StepState> {
+        self.steps.get(id)
+    }
+
+    /// Whether the run may have changed something that was not reversed since.
+    pub fn changed(&self) -> bool {
+        self.steps.values().any(|step| step.changed)
+    }
+
+    /// Adds an entry.
+    ///
+    /// # Errors
+    /// `Journal`, leaving the state as it was, when the event is not legal here.
+    pub fn record(&mut self, entry: &Entry) -> Result<()> {
+        if self.outcome != Outcome::Unfinished {
+            return Err(illegal("nothing follows the end of a run"));
+        }
+        match &entry.event {
+            Event::RunStarted { .. } => return Err(illegal("a run starts once")),
+            Event::RunFinished { outcome: Outcome::Unfinished } => {
+                return Err(illegal("a run does not end unfinished"));
+            }
+            Event::RunFinished { outcome } => {
+                self.outcome = *outcome;
+                self.finished_at = Some(entry.at);
+            }
+            Event::Step { step, event } => {
+                let state =
+                    self.steps.get_mut(step).ok_or_else(|| illegal(&format!("no step is named {step}")))?;
+                if !legal(state, event) {
+                    return Err(illegal(&format!(
+                        "step {step} is {:?}{} and cannot become {event:?}",
+                        state.outcome,
+                        if state.in_flight { ", in flight" } else { "" }
+                    )));
+                }
+                state.fold(event, &mut self.order);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The table of legal transitions.
+fn legal(state: &StepState, event: &StepEvent) -> bool {
+    use StepOutcome as O;
+    match event {
+        StepEvent::Started { .. } | StepEvent::Refused { .. } => state.outcome == O::Pending,
+        StepEvent::NothingToDo => state.outcome == O::Pending && !state.changed,
+        StepEvent::Applied => state.outcome == O::Pending && state.in_flight,
+        StepEvent::Verified { .. } => state.outcome == O::Applied,
+        StepEvent::Failed { .. } => {
+            state.outcome == O::Applied || (state.outcome == O::Pending && state.in_flight)
+        }
+        StepEvent::Skipped => state.outcome == O::Pending && !state.in_flight,
+        StepEvent::CompensationStarted { .. } => {
+            matches!(state.outcome, O::Applied | O::Verified | O::Failed)
+        }
+        StepEvent::Compensated { .. } | StepEvent::CompensationFailed { .. } => {
+            matches!(state.outcome, O::Applied | O::Verified | O::Failed) && state.in_flight
+        }
+    }
+}
+
+impl StepState {
+    fn fold(&mut self, event: &StepEvent, order: &mut usize) {
+        use StepOutcome as O;
+        let place = |applied: &mut Option<usize>, order: &mut usize| {
+            applied.get_or_insert(*order);
+            *order += 1;
+        };
+        self.in_flight = matches!(event, StepEvent::Started { .. } | StepEvent::CompensationStarted { .. });
+        match event {
+            StepEvent::Started { attempt } => self.attempts = *attempt,
+            StepEvent::CompensationStarted { .. } => {}
+            StepEvent::NothingToDo => self.outcome = O::NothingToDo,
+            StepEvent::Applied => {
+                self.outcome = O::Applied;
+                self.changed = true;
+                place(&mut self.applied, order);
+            }
+            StepEvent::Verified { message, notes } => {
+                self.outcome = O::Verified;
+                self.message = Some(message.clone());
+                self.notes.clone_from(notes);
+            }
+            StepEvent::Refused { error } => {
+                self.outcome = O::Refused;
+                self.error = Some(error.clone());
+            }
+            StepEvent::Failed { error } => {
+                self.outcome = O::Failed;
+                self.changed = true;
+                place(&mut self.applied, order);
+                self.error = Some(error.clone());
+            }
+            StepEvent::Skipped => self.outcome = O::Skipped,
+            StepEvent::Compensated { message } => {
+                self.outcome = O::Compensated;
+                self.changed = false;
+                self.message = Some(message.clone());
+            }
+            StepEvent::CompensationFailed { error } => {
+                self.outcome = O::CompensationFailed;
+                self.error = Some(error.clone());
+            }
+        }
+    }
+}
+
+fn illegal(message: &str) -> Error {
+    Error::new(ErrorKind::Journal, message)
+}

@@ -1,0 +1,32 @@
+#![doc = include_str!("../README.md")]
+
+mod change;
+mod component;
+mod engine;
+mod error;
+mod journal;
+mod plan;
+mod planner;
+mod revision;
+mod rollbackable;
+mod time;
+
+pub use change::{Change, ChangeKind, FieldChange, Position};
+pub use component::{ComponentId, Realm};
+pub use engine::{Engine, Progress, RunOptions, RunReport, StepReport};
+pub use error::{Access, Disposition, Error, ErrorKind, ErrorReport, Result};
+#[cfg(feature = "mock")]
+pub use journal::MockJournal;
+pub use journal::{
+    Entry, Event, Journal, MemoryJournal, Outcome, RunState, StepEvent, StepOutcome, StepState,
+};
+pub use plan::{FailurePolicy, Plan, Step, StepId};
+pub use planner::{Components, Planner};
+pub use revision::{Fingerprint, Mark, Revision, Snapshot, Target};
+#[cfg(feature = "mock")]
+pub use rollbackable::{MockRestartable, MockRollbackable};
+pub use rollbackable::{
+    ProgressSink, RestartScope, Restartable, Rollbackable, RunId, StepContext, Verification,
+    VerificationState, WriteGate,
+};
+pub use time::{Clock, SystemClock, Timestamp, TokioClock};

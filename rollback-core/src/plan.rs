@@ -1,0 +1,232 @@
+//! Steps and the order between them, as data.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::{Change, ComponentId, Error, ErrorKind, Fingerprint, Result};
+
+/// The name of a step, unique within its plan.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct StepId(String);
+
+impl StepId {
+    /// The step of this name.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self(name.into())
+    }
+
+    /// Its name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for StepId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One change, and the steps that must have been verified before it starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// Its name.
+    pub id: StepId,
+    /// What it does.
+    pub change: Change,
+    /// The steps that come before it.
+    #[serde(default)]
+    pub after: Vec<StepId>,
+}
+
+/// What to do once a step has failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum FailurePolicy {
+    /// Stop. In an emergency, reverting what was just mended is often worse than stopping.
+    #[default]
+    Halt,
+    /// Stop, and reverse what was applied, the failed step first.
+    Compensate,
+    /// Go on with the steps that do not depend on the failed one.
+    Continue,
+}
+
+/// An ordered set of changes, checked: no duplicate, no cycle, no unknown predecessor.
+///
+/// Two steps of one component must be ordered, so that never two changes of it run side by side.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", try_from = "Unchecked")]
+pub struct Plan {
+    steps: Vec<Step>,
+    on_failure: FailurePolicy,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Unchecked {
+    steps: Vec<Step>,
+    #[serde(default)]
+    on_failure: FailurePolicy,
+}
+
+impl TryFrom<Unchecked> for Plan {
+    type Error = Error;
+
+    fn try_from(plan: Unchecked) -> Result<Self> {
+        Self::new(plan.steps, plan.on_failure)
+    }
+}
+
+impl Plan {
+    /// Checks the steps and puts them in an order that respects `after`, otherwise as given.
+    ///
+    /// # Errors
+    /// `InvalidPlan` for no steps, a step named twice, an unknown predecessor, a cycle, or two steps of
+    /// one component without an order between them.
+    pub fn new(steps: Vec<Step>, on_failure: FailurePolicy) -> Result<Self> {
+        let invalid = |message: String| Err(Error::new(ErrorKind::InvalidPlan, message));
+        if steps.is_empty() {
+            return invalid("a plan needs at least one step".into());
+        }
+        let mut ids = BTreeSet::new();
+        for step in &steps {
+            if !ids.insert(step.id.clone()) {
+                return invalid(format!("two steps are named {}", step.id));
+            }
+        }
+        for step in &steps {
+            if let Some(unknown) = step.after.iter().find(|id| !ids.contains(id)) {
+                return invalid(format!("step {} comes after {unknown}, which is no step", step.id));
+            }
+        }
+        let steps = sorted(steps)?;
+        let plan = Self { steps, on_failure };
+        let ancestors = plan.ancestors();
+        let mut last_of: BTreeMap<&ComponentId, &StepId> = BTreeMap::new();
+        for step in &plan.steps {
+            if let Some(earlier) = last_of.insert(&step.change.component, &step.id)
+                && !ancestors.get(&step.id).is_some_and(|all| all.contains(earlier))
+            {
+                return invalid(format!(
+                    "steps {earlier} and {} both change {} and have no order between them",
+                    step.id, step.change.component
+                ));
+            }
+        }
+        Ok(plan)
+    }
+
+    fn ancestors(&self) -> BTreeMap<&StepId, BTreeSet<&StepId>> {
+        let mut all: BTreeMap<&StepId, BTreeSet<&StepId>> = BTreeMap::new();
+        for step in &self.steps {
+            let mut own = BTreeSet::new();
+            for before in &step.after {
+                own.insert(before);
+                own.extend(all.get(before).into_iter().flatten().copied());
+            }
+            all.insert(&step.id, own);
+        }
+        all
+    }
+
+    /// The steps, every one after its predecessors.
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// The step of this name.
+    pub fn step(&self, id: &StepId) -> Option<&Step> {
+        self.steps.iter().find(|step| step.id == *id)
+    }
+
+    /// What to do once a step has failed.
+    pub fn on_failure(&self) -> FailurePolicy {
+        self.on_failure
+    }
+
+    /// Whether no step has anything to do.
+    pub fn is_noop(&self) -> bool {
+        self.steps.iter().all(|step| step.change.is_noop())
+    }
+
+    /// The components that it changes, each once.
+    pub fn components(&self) -> BTreeSet<&ComponentId> {
+        self.steps.iter().map(|step| &step.change.component).collect()
+    }
+
+    /// The identity of what will be done: realm, component, kind of change, order, failure policy and
+    /// both fingerprints of every step. Names, times, hints, warnings and diffs do not count.
+    pub fn digest(&self) -> Fingerprint {
+        let index: BTreeMap<&StepId, usize> =
+            self.steps.iter().enumerate().map(|(i, step)| (&step.id, i)).collect();
+        let steps: Vec<Value> = self
+            .steps
+            .iter()
+            .map(|Step { change, after, .. }| {
+                let mut after: Vec<_> = after.iter().filter_map(|id| index.get(id)).collect();
+                after.sort_unstable();
+                after.dedup();
+                json!({
+                    "realm": change.realm, "component": change.component, "kind": change.kind,
+                    "after": after, "from": change.from.fingerprint,
+                    "to": change.to.fingerprint,
+                })
+            })
+            .collect();
+        Fingerprint::of(&json!({"steps": steps, "onFailure": self.on_failure}))
+    }
+
+    /// The plan of the way back: every change reversed, in the opposite order.
+    ///
+    /// # Errors
+    /// `Refused`, naming the step and the reason, when a change cannot be reversed.
+    pub fn reversed(&self) -> Result<Self> {
+        if let Some((step, reason)) =
+            self.steps.iter().find_map(|step| Some((step, step.change.irreversible.as_ref()?)))
+        {
+            let message = format!("step {} cannot be reversed: {reason}", step.id);
+            return Err(Error::new(ErrorKind::Refused, message).with_component(&step.change.component));
+        }
+        let steps = self
+            .steps
+            .iter()
+            .rev()
+            .map(|step| Step {
+                id: step.id.clone(),
+                change: step.change.reversed(),
+                after: self
+                    .steps
+                    .iter()
+                    .filter(|other| other.after.contains(&step.id))
+                    .map(|other| other.id.clone())
+                    .collect(),
+            })
+            .collect();
+        Self::new(steps, self.on_failure)
+    }
+}
+
+fn sorted(mut waiting: Vec<Step>) -> Result<Vec<Step>> {
+    let mut done = Vec::with_capacity(waiting.len());
+    let mut placed = BTreeSet::new();
+    while !waiting.is_empty() {
+        let Some(next) =
+            waiting.iter().position(|step| step.after.iter().all(|before| placed.contains(before)))
+        else {
+            let names: Vec<_> = waiting.iter().map(|step| step.id.as_str()).collect();
+            return Err(Error::new(
+                ErrorKind::InvalidPlan,
+                format!("the order of these steps is a cycle: {}", names.join(", ")),
+            ));
+        };
+        let step = waiting.remove(next);
+        placed.insert(step.id.clone());
+        done.push(step);
+    }
+    Ok(done)
+}
