@@ -63,6 +63,9 @@ pub enum Disposition {
     /// The effect may have happened, because the connection broke after the request was sent or the
     /// server failed while serving it: locate before anything else.
     Indeterminate,
+    /// Nothing automatic may go further, neither on nor back: a human must finish it, as the hint says.
+    /// The run becomes [`Stuck`](crate::Outcome::Stuck) whatever its failure policy.
+    Stuck,
 }
 
 /// Whether a request reads or writes: a failed read had no effect.
@@ -162,6 +165,13 @@ impl Error {
     #[must_use]
     pub fn indeterminate(mut self) -> Self {
         self.0.disposition = Disposition::Indeterminate;
+        self
+    }
+
+    /// Says that only a human can go further; give the exact commands as hint.
+    #[must_use]
+    pub fn stuck(mut self) -> Self {
+        self.0.disposition = Disposition::Stuck;
         self
     }
 

@@ -1,1 +1,20 @@
-//! x
+#![doc = include_str!("../README.md")]
+#![allow(
+    clippy::indexing_slicing,
+    reason = "objects are raw JSON, and reading a member of a serde_json::Value cannot fail; nothing else is indexed"
+)]
+
+mod cluster;
+mod error;
+mod json;
+mod ownership;
+mod watch;
+mod workload;
+
+pub use cluster::{Cluster, ConnectOptions};
+pub use workload::{GitOps, UndoMode, Workload, WorkloadKind, WorkloadOptions};
+
+/// A query value, encoded.
+fn encode(text: &str) -> String {
+    form_urlencoded::byte_serialize(text.as_bytes()).collect()
+}

@@ -14,8 +14,8 @@ use tracing::Instrument;
 use super::step::{self, Failure};
 use super::{Engine, Progress, RunOptions, RunReport};
 use crate::{
-    Components, Entry, Error, ErrorKind, Event, FailurePolicy, Outcome, Plan, Position, Result, RunId,
-    RunState, Step, StepEvent, StepId, StepOutcome,
+    Components, Disposition, Entry, Error, ErrorKind, Event, FailurePolicy, Outcome, Plan, Position, Result,
+    RunId, RunState, Step, StepEvent, StepId, StepOutcome,
 };
 
 pub(super) async fn execute(
@@ -129,12 +129,20 @@ impl Run<'_> {
         }
         let outcome = if failed.is_empty() {
             if self.plan.is_noop() { Outcome::NothingToDo } else { Outcome::Completed }
+        } else if failed.iter().any(|id| self.is_stuck(id)) {
+            Outcome::Stuck
         } else if self.plan.on_failure() == FailurePolicy::Compensate && self.state().changed() {
             self.compensate().await?
         } else {
             Outcome::Halted
         };
         self.record(Event::RunFinished { outcome }).await
+    }
+
+    fn is_stuck(&self, id: &StepId) -> bool {
+        let state = self.state();
+        let error = state.step(id).and_then(|step| step.error.as_ref());
+        error.is_some_and(|error| error.disposition == Disposition::Stuck)
     }
 
     fn steps(&self, wanted: impl Fn(StepOutcome) -> bool) -> Vec<StepId> {

@@ -55,7 +55,7 @@ pub(super) async fn apply(
             return Err(Failure::Interrupted(error));
         }
         let retry_after = match error.disposition() {
-            Disposition::Permanent => None,
+            Disposition::Permanent | Disposition::Stuck => None,
             Disposition::Temporary(after) => Some(after.unwrap_or_default()),
             Disposition::Indeterminate => match locate(run, component, change, deadline).await {
                 Ok(Position::To) => return Ok(()),
@@ -125,7 +125,7 @@ pub(super) async fn verify(
         if error.kind() == ErrorKind::Cancelled {
             return Err(Failure::Interrupted(error));
         }
-        if error.disposition() == Disposition::Permanent {
+        if matches!(error.disposition(), Disposition::Permanent | Disposition::Stuck) {
             return Err(changed(error));
         }
         let least = match error.disposition() {
@@ -157,7 +157,7 @@ pub(super) async fn locate(
             Err(_) => return Err(Error::new(ErrorKind::Timeout, "locating the component took too long")),
         };
         let least = match error.disposition() {
-            Disposition::Permanent => return Err(error),
+            Disposition::Permanent | Disposition::Stuck => return Err(error),
             Disposition::Temporary(after) => after.unwrap_or_default(),
             Disposition::Indeterminate => Duration::ZERO,
         };

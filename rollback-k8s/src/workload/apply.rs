@@ -1,0 +1,235 @@
+//! Writes a change, and nothing else.
+
+use std::time::Duration;
+
+use rollback_core::{Change, ChangeKind, Error, ErrorKind, Position, Result, StepContext};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use super::content::{Parsed, PodRef};
+use super::patch::{self, Given};
+use super::{Workload, status};
+use crate::json;
+
+/// How often a patch whose guard failed is tried again on what was read since.
+const GUARDED_ATTEMPTS: u32 = 5;
+/// How long a deleted pod may stay beyond its own grace period before its node counts as unreachable.
+const TERMINATION_SLACK: Duration = Duration::from_secs(30);
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+impl Workload {
+    pub(crate) async fn carry_out(&self, cx: &StepContext, change: &Change) -> Result<()> {
+        let parsed = Parsed::of(change)?;
+        if change.kind == ChangeKind::Restart && !parsed.to.gone.is_empty() {
+            return self.evict(cx, change, &parsed.to.gone).await;
+        }
+        self.write_fields(cx, change, &parsed).await?;
+        if !parsed.to.gone.is_empty() {
+            self.await_observed(cx).await?;
+            for pod in &parsed.to.gone {
+                self.free(cx, pod).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// First as planned, which takes one request; where its guard fails, on what is read then.
+    async fn write_fields(&self, cx: &StepContext, change: &Change, parsed: &Parsed) -> Result<()> {
+        if let Some(hint) = change.hint.as_ref().filter(|_| cx.attempt() == 1)
+            && let Some(generation) = json::number(hint, "/generation")
+        {
+            let held = json!({"metadata": {"annotations": hint.get("annotations")}});
+            let given = Given {
+                uid: change.identity.as_deref().unwrap_or_default(),
+                generation,
+                annotations: patch::annotations(&held),
+                template: true,
+            };
+            let operations =
+                patch::build(parsed, &given, patch::left_record(&parsed.to, change, &held, cx).as_ref());
+            match self.send_patch(cx, change, operations).await {
+                Err(e) if is_rejected(&e) => cx.write_rejected(),
+                other => return other,
+            }
+        }
+        let mut rejected = None;
+        for _ in 0..GUARDED_ATTEMPTS {
+            let live = self.read().await?;
+            refuse_another(change, &live)?;
+            match parsed.fields(&live) {
+                Position::To => return Ok(()),
+                Position::Elsewhere(what) => return Err(conflict(&live, &what)),
+                Position::From | Position::Between => {}
+            }
+            let seen = Some((json::generation(&live), patch::annotations(&live).cloned()));
+            if let Some((before, error)) = rejected
+                && before == seen
+            {
+                // The same content was refused twice, so it is not the guard that the server minds.
+                return Err(error);
+            }
+            let given = Given {
+                uid: json::uid(&live),
+                generation: json::generation(&live),
+                annotations: patch::annotations(&live),
+                template: !parsed.has_template(&live),
+            };
+            let operations =
+                patch::build(parsed, &given, patch::left_record(&parsed.to, change, &live, cx).as_ref());
+            match self.send_patch(cx, change, operations).await {
+                Err(e) if is_rejected(&e) => {
+                    cx.write_rejected();
+                    rejected = Some((seen, e));
+                }
+                other => return other,
+            }
+        }
+        Err(Error::new(ErrorKind::Conflict, "it keeps changing while the patch is made")
+            .with_hint("see who writes to it, then plan again"))
+    }
+
+    async fn send_patch(&self, cx: &StepContext, change: &Change, operations: Vec<Value>) -> Result<()> {
+        if operations.is_empty() {
+            return Ok(());
+        }
+        let verb = match change.kind {
+            ChangeKind::Rollback => format!("patching {} to revision {}", self.id, change.to.id),
+            ChangeKind::Restart => format!("patching {} to restart it", self.id),
+        };
+        cx.before_write(&verb).await?;
+        match self.cluster.json_patch(&self.path(), &Value::Array(operations), &verb).await {
+            Ok(_) => Ok(()),
+            Err(e) => {
+                if e.disposition() == rollback_core::Disposition::Permanent && !is_rejected(&e) {
+                    cx.write_rejected();
+                }
+                Err(e)
+            }
+        }
+    }
+
+    pub(crate) async fn try_patch(&self, change: &Change) -> Result<()> {
+        let parsed = Parsed::of(change)?;
+        let live = self.read().await?;
+        refuse_another(change, &live)?;
+        if let Position::Elsewhere(what) = parsed.fields(&live) {
+            return Err(conflict(&live, &what));
+        }
+        let given = Given {
+            uid: json::uid(&live),
+            generation: json::generation(&live),
+            annotations: patch::annotations(&live),
+            template: !parsed.has_template(&live),
+        };
+        let operations = patch::build(&parsed, &given, None);
+        if operations.is_empty() {
+            return Ok(());
+        }
+        let path = format!("{}?dryRun=All", self.path());
+        let what = format!("dry run on {}", self.id);
+        self.cluster.json_patch(&path, &Value::Array(operations), &what).await.map(drop)
+    }
+
+    /// Waits until the controller works on the template just written: a pod deleted before would come
+    /// back as it was.
+    async fn await_observed(&self, cx: &StepContext) -> Result<()> {
+        loop {
+            if status::is_observed(&self.read().await?) {
+                return Ok(());
+            }
+            cx.progress("waiting for the controller to observe the template");
+            self.pause(cx, "the controller did not observe the template").await?;
+        }
+    }
+
+    /// Deletes one pod that blocks the rollout, and waits until it is gone.
+    async fn free(&self, cx: &StepContext, pod: &PodRef) -> Result<()> {
+        let path = format!("{}/{}", self.pods_path(), pod.name);
+        let mut deleting_since = None;
+        loop {
+            let Some(live) = self.read_pod(pod).await? else { return Ok(()) };
+            if super::pods::is_terminating(&live) {
+                let since = *deleting_since.get_or_insert_with(Instant::now);
+                let grace = json::number(&live, "/metadata/deletionGracePeriodSeconds").unwrap_or(30);
+                let grace = Duration::from_secs(grace.unsigned_abs()) + TERMINATION_SLACK;
+                if since.elapsed() >= grace.min(TERMINATION_SLACK * 2) {
+                    return Err(self.unreachable_node(&live));
+                }
+                cx.progress(format!("waiting for pod {} to end", pod.name));
+            } else if json::is_ready(&live) {
+                return Ok(());
+            } else {
+                let what = format!("deleting pod {}, which blocks the rollout", pod.name);
+                cx.before_write(&what).await?;
+                let version = json::text(&live, "/metadata/resourceVersion");
+                let options = json!({"preconditions": {"uid": pod.uid, "resourceVersion": version}});
+                match self.cluster.delete(&path, &options, &what).await {
+                    Ok(_) => {}
+                    // Its status changed meanwhile, or it went by itself: look again.
+                    Err(e) if matches!(e.kind(), ErrorKind::Conflict | ErrorKind::NotFound) => {
+                        cx.write_rejected();
+                    }
+                    Err(e) => return Err(e),
+                }
+            }
+            self.pause(cx, &format!("pod {} did not end", pod.name)).await?;
+        }
+    }
+
+    fn unreachable_node(&self, pod: &Value) -> Error {
+        let (name, namespace) = (json::name(pod), self.namespace());
+        let node = json::text(pod, "/spec/nodeName").unwrap_or("(none)");
+        let message = format!("pod {name} is terminating and does not end: node {node} may be unreachable");
+        Error::new(ErrorKind::Timeout, message).stuck().with_hint(format!(
+            "kubectl get node {node}; only if the node is really gone: kubectl delete pod {name} -n {namespace} --grace-period=0 --force"
+        ))
+    }
+
+    /// The pod, unless it is gone or another one of its name took its place.
+    pub(crate) async fn read_pod(&self, pod: &PodRef) -> Result<Option<Value>> {
+        let path = format!("{}/{}", self.pods_path(), pod.name);
+        match self.cluster.get(&path, &format!("reading pod {}", pod.name)).await {
+            Ok(live) if json::uid(&live) == pod.uid => Ok(Some(live)),
+            Ok(_) => Ok(None),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Whether a pod that the change removes is still there and still in the way.
+    pub(crate) async fn is_still_there(&self, pod: &PodRef) -> Result<bool> {
+        Ok(self.read_pod(pod).await?.is_some_and(|live| !json::is_ready(&live)))
+    }
+
+    /// Waits a moment within the deadline.
+    pub(crate) async fn pause(&self, cx: &StepContext, late: &str) -> Result<()> {
+        if Instant::now() + LOOK_AGAIN >= cx.deadline() {
+            return Err(Error::new(ErrorKind::Timeout, late));
+        }
+        tokio::select! {
+            () = sleep(LOOK_AGAIN) => Ok(()),
+            () = cx.cancelled() => Err(Error::new(ErrorKind::Cancelled, format!("stopped while {late}"))),
+        }
+    }
+}
+
+pub(crate) fn refuse_another(change: &Change, live: &Value) -> Result<()> {
+    if change.identity.as_deref() == Some(json::uid(live)) {
+        return Ok(());
+    }
+    let message = format!("it was replaced by another object of the same name, UID {}", json::uid(live));
+    Err(Error::new(ErrorKind::Conflict, message).with_hint("plan again"))
+}
+
+/// Whether the server may have refused the patch because of its guard: the answer does not tell.
+fn is_rejected(error: &Error) -> bool {
+    error.kind() == ErrorKind::Conflict
+        || error.context().any(|(key, value)| key == "status" && value == "422")
+}
+
+pub(crate) fn conflict(live: &Value, what: &str) -> Error {
+    let writer = crate::ownership::last_writer(live);
+    let who = writer.map(|(at, manager)| format!(", last written by {manager} at {at}")).unwrap_or_default();
+    Error::new(ErrorKind::Conflict, format!("changed since it was planned: {what}{who}"))
+        .with_hint("see what changed, then plan again")
+}

@@ -1,0 +1,159 @@
+//! What is looked up around a workload while planning. All of it is optional: a missing right is a warning
+//! in the plan, never a refusal.
+
+use std::sync::Arc;
+
+use futures::future::join_all;
+use futures::join;
+use rollback_core::{ComponentId, Error, ErrorKind, Result, Timestamp};
+use serde_json::Value;
+
+use super::template::{Reference, ReferenceKind, references};
+use super::{WorkloadKind, WorkloadOptions};
+use crate::{Cluster, json, ownership};
+
+/// What was found.
+pub(crate) struct Found {
+    /// The workload's pods; none when they may not be seen.
+    pub(crate) pods: Option<Vec<Value>>,
+    absent: Vec<Reference>,
+    changed: Vec<(Reference, Timestamp)>,
+    warnings: Vec<String>,
+    rollout: Option<ownership::Reconciler>,
+}
+
+impl Found {
+    /// Refuses what would start no pod, unless forced, and hands on the warnings.
+    pub(crate) fn judge(
+        &self,
+        revision: &str,
+        options: &WorkloadOptions,
+        warnings: &mut Vec<String>,
+    ) -> Result<()> {
+        warnings.extend(self.warnings.iter().cloned());
+        for (reference, at) in &self.changed {
+            warnings.push(format!(
+                "{} {} changed at {at}, after revision {revision} last ran: not restored by this undo",
+                reference.kind.as_str(),
+                reference.name
+            ));
+        }
+        if let Some(rollout) = &self.rollout {
+            rollout.judge(options.gitops, warnings)?;
+        }
+        if self.absent.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<_> = self
+            .absent
+            .iter()
+            .map(|reference| format!("{} {}", reference.kind.as_str(), reference.name))
+            .collect();
+        let message = format!("revision {revision} needs {}, which does not exist", names.join(", "));
+        if options.force {
+            warnings.push(message);
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Refused, message)
+            .with_hint("create what is missing, choose another revision, or use --force"))
+    }
+}
+
+pub(crate) async fn look_up(
+    cluster: &Cluster,
+    kind: WorkloadKind,
+    id: &ComponentId,
+    object: &Value,
+    wanted: &Value,
+    left_at: Option<Timestamp>,
+) -> Found {
+    let namespace = id.scope().unwrap_or_default();
+    let pods_path = format!("/api/v1/namespaces/{namespace}/pods");
+    // autoscaling/v1 is the one version that every server offers.
+    let scalers_path = format!("/apis/autoscaling/v1/namespaces/{namespace}/horizontalpodautoscalers");
+    let (pods, scalers, rollouts, needed) = join!(
+        cluster.lookup(&pods_path, "listing pods"),
+        cluster.lookup(&scalers_path, "listing autoscalers"),
+        async {
+            if kind != WorkloadKind::Deployment {
+                return Ok(Arc::default());
+            }
+            let path = format!("/apis/argoproj.io/v1alpha1/namespaces/{namespace}/rollouts");
+            cluster.lookup(&path, "listing Argo Rollouts").await
+        },
+        join_all(references(wanted).into_iter().map(async |reference| {
+            let found = cluster.lookup_metadata(&reference.kind.path(namespace), "listing").await;
+            (reference, found)
+        })),
+    );
+    let mut found = Found {
+        pods: None,
+        absent: Vec::new(),
+        changed: Vec::new(),
+        warnings: Vec::new(),
+        // Where there are no Argo Rollouts, or none may be seen, none refers to it as far as we know.
+        rollout: rollouts.ok().and_then(|all| ownership::referring_rollout(&all, id.name())),
+    };
+    match pods {
+        Ok(pods) => found.pods = Some(own_pods(kind, object, &pods)),
+        Err(e) => found.warnings.push(not_checked("its pods", &e)),
+    }
+    match scalers {
+        Ok(scalers) => found.warnings.extend(scalers.iter().filter_map(|scaler| {
+            let target = &scaler["spec"]["scaleTargetRef"];
+            let fits = target["kind"] == kind.kind() && target["name"] == id.name();
+            let name = json::name(scaler);
+            fits.then(|| format!("HorizontalPodAutoscaler {name} scales it: replicas stay as they are"))
+        })),
+        Err(e) => found.warnings.push(not_checked("autoscalers", &e)),
+    }
+    for (reference, listed) in needed {
+        let what = format!("{} {}", reference.kind.as_str(), reference.name);
+        match listed {
+            Err(e) => found.warnings.push(not_checked(&what, &e)),
+            Ok(all) => match all.iter().find(|object| json::name(object) == reference.name) {
+                None if reference.optional => {}
+                None => found.absent.push(reference),
+                Some(object) => {
+                    let holds_settings =
+                        matches!(reference.kind, ReferenceKind::ConfigMap | ReferenceKind::Secret);
+                    let changed = content_changed(object).filter(|_| holds_settings);
+                    if let Some(at) = changed.filter(|at| left_at.is_some_and(|left| *at > left)) {
+                        found.changed.push((reference, at));
+                    }
+                }
+            },
+        }
+    }
+    found
+}
+
+fn not_checked(what: &str, error: &Error) -> String {
+    let why = match error.kind() {
+        ErrorKind::PermissionDenied => "the right to list is missing".to_owned(),
+        _ => error.report().message,
+    };
+    format!("{what}: not checked ({why})")
+}
+
+/// When somebody last wrote to an object, as its server noted.
+fn content_changed(object: &Value) -> Option<Timestamp> {
+    let written = json::items(object, "/metadata/managedFields").iter();
+    let written = written.filter(|fields| fields["subresource"] != "status");
+    let last = written.filter_map(|fields| json::time(fields, "/time")).max();
+    last.or_else(|| json::time(object, "/metadata/creationTimestamp"))
+}
+
+/// The pods whose labels the workload selects; for those of a `ReplicaSet`, by the labels alone.
+fn own_pods(kind: WorkloadKind, object: &Value, pods: &[Value]) -> Vec<Value> {
+    let wanted = json::strings(object, "/spec/selector/matchLabels");
+    let fits = |pod: &&Value| match kind {
+        WorkloadKind::Deployment => {
+            wanted.iter().all(|(key, value)| json::label(pod, key) == Some(value.as_str()))
+        }
+        WorkloadKind::StatefulSet | WorkloadKind::DaemonSet => {
+            json::controller_uid(pod) == Some(json::uid(object))
+        }
+    };
+    pods.iter().filter(fits).cloned().collect()
+}

@@ -1,0 +1,271 @@
+//! Deployments, `StatefulSets` and `DaemonSets`.
+
+mod apply;
+mod content;
+mod events;
+mod history;
+mod kind;
+mod last_applied;
+mod lookups;
+mod patch;
+mod pods;
+mod prepare;
+mod restart;
+mod status;
+mod template;
+mod verify;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rollback_core::{
+    Change, ComponentId, Error, ErrorKind, Mark, Position, Realm, RestartScope, Restartable, Result,
+    Revision, Rollbackable, RunId, StepContext, StepReport, Target, Verification,
+};
+use serde_json::Value;
+
+use crate::Cluster;
+use crate::json;
+use content::Parsed;
+use history::History;
+
+pub use kind::WorkloadKind;
+
+/// How a workload is undone.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct WorkloadOptions {
+    /// Whose rules are followed.
+    pub mode: UndoMode,
+    /// Whether the last-applied annotation moves along, so that the next client-side apply removes what it
+    /// should.
+    pub declarative: bool,
+    /// What to do with an object that a controller would take back.
+    pub gitops: GitOps,
+    /// Whether to go on although something that the target refers to is absent.
+    pub force: bool,
+    /// How long the workload must stay settled before it counts as verified. Default: no time.
+    pub soak: Duration,
+    /// The same, of an object that a controller may take back although that is ignored. Default: 2 minutes.
+    pub contested_soak: Duration,
+}
+
+impl Default for WorkloadOptions {
+    fn default() -> Self {
+        Self {
+            mode: UndoMode::default(),
+            declarative: false,
+            gitops: GitOps::default(),
+            force: false,
+            soak: Duration::ZERO,
+            contested_soak: Duration::from_secs(120),
+        }
+    }
+}
+
+/// Whose rules an undo follows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UndoMode {
+    /// Ours: a restart is no revision, a revision that a rollback left is not returned to, annotations that
+    /// only the live object has stay, and what was left is recorded on the object.
+    #[default]
+    Guarded,
+    /// kubectl's: the object exactly as `kubectl rollout undo` leaves it.
+    Kubectl,
+}
+
+/// What to do with an object that a controller would take back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GitOps {
+    /// Refuse, and say what to do there.
+    #[default]
+    Refuse,
+    /// Go on, with a warning.
+    Ignore,
+}
+
+/// A Deployment, `StatefulSet` or `DaemonSet`.
+///
+/// Only the pod template (and, for a Deployment, the annotations recorded with it) is restored; replicas,
+/// strategy and everything else stay. A reversal brings template and annotations back, but not pods that
+/// were deleted to free a stuck rollout.
+///
+/// ```no_run
+/// use rollback_core::{Rollbackable, Target};
+/// use rollback_k8s::{Cluster, ConnectOptions, Workload, WorkloadKind, WorkloadOptions};
+///
+/// # async fn example() -> rollback_core::Result<()> {
+/// let cluster = Cluster::connect(ConnectOptions::default()).await?;
+/// let web = Workload::new(&cluster, WorkloadKind::Deployment, "shop", "web", WorkloadOptions::default())?;
+/// let changes = web.prepare(&Target::Previous).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Workload {
+    cluster: Cluster,
+    kind: WorkloadKind,
+    id: ComponentId,
+    options: WorkloadOptions,
+}
+
+impl Workload {
+    /// Names a workload; no request is made yet.
+    ///
+    /// # Errors
+    /// `InvalidConfig` when namespace or name cannot be those of an object.
+    pub fn new(
+        cluster: &Cluster,
+        kind: WorkloadKind,
+        namespace: &str,
+        name: &str,
+        options: WorkloadOptions,
+    ) -> Result<Self> {
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+        for (what, text) in [("namespace", namespace), ("name", name)] {
+            let ends = |c: char| c.is_ascii_alphanumeric();
+            if !(text.starts_with(ends) && text.ends_with(ends) && text.chars().all(plain)) {
+                let message = format!("{text:?} cannot be the {what} of a {kind}");
+                return Err(Error::new(ErrorKind::InvalidConfig, message)
+                    .with_hint("lower-case letters, digits, '-' and '.'"));
+            }
+        }
+        let id = ComponentId::new(kind.as_str(), Some(namespace), name)?;
+        Ok(Self { cluster: cluster.clone(), kind, id, options })
+    }
+
+    /// The workload of this id.
+    ///
+    /// # Errors
+    /// `InvalidConfig` when the id is not that of a workload.
+    pub fn from_id(cluster: &Cluster, id: &ComponentId, options: WorkloadOptions) -> Result<Self> {
+        let kind = id.kind().parse()?;
+        let namespace = id.scope().ok_or_else(|| {
+            Error::new(ErrorKind::InvalidConfig, format!("{id} names no namespace")).with_component(id)
+        })?;
+        Self::new(cluster, kind, namespace, id.name(), options)
+    }
+
+    /// Lets the server check a change without persisting it.
+    ///
+    /// # Errors
+    /// What the server answers, or `Conflict` as [`Rollbackable::apply`].
+    pub async fn dry_run(&self, change: &Change) -> Result<()> {
+        self.try_patch(change).await.map_err(|e| self.own(e))
+    }
+
+    /// Posts an Event on the object that tells how a step of a run ended: `RolledBack` or
+    /// `RollbackFailed`. A step that changed nothing has none.
+    ///
+    /// # Errors
+    /// What the server answers. The Event is for people: going on without it is safe.
+    pub async fn announce(&self, run: RunId, step: &StepReport) -> Result<()> {
+        self.post_event(run, step).await.map_err(|e| self.own(e))
+    }
+
+    fn namespace(&self) -> &str {
+        self.id.scope().unwrap_or_default()
+    }
+
+    fn path(&self) -> String {
+        self.kind.path(self.namespace(), self.id.name())
+    }
+
+    fn pods_path(&self) -> String {
+        format!("/api/v1/namespaces/{}/pods", self.namespace())
+    }
+
+    /// Names this workload in an error.
+    fn own(&self, error: Error) -> Error {
+        error.with_component(&self.id)
+    }
+
+    async fn read(&self) -> Result<Value> {
+        self.cluster.get(&self.path(), &format!("reading {}", self.id)).await
+    }
+
+    async fn read_history(&self, object: &Value) -> Result<History> {
+        let path = format!("/apis/apps/v1/namespaces/{}/{}", self.namespace(), self.kind.history_plural());
+        let what = format!("reading the history of {}", self.id);
+        let found = self.cluster.list(&path, &history::selector_query(object), &what).await?;
+        Ok(History::new(self.kind, object, &found))
+    }
+
+    async fn revisions(&self) -> Result<Vec<Revision>> {
+        let object = self.read().await?;
+        let history = self.read_history(&object).await?;
+        let left = prepare::left_revisions(&object, &history);
+        let revision = |(index, record): (usize, &history::Record)| Revision {
+            id: record.number.to_string(),
+            fingerprint: record.identity.clone(),
+            current: history.current == Some(index),
+            created: record.created,
+            since: (history.current == Some(index)).then(|| History::since(record)).flatten(),
+            cause: record.cause().map(str::to_owned),
+            mark: left.contains(&record.number).then_some(Mark::Left),
+            summary: record.summary(),
+        };
+        let mut revisions = Vec::new();
+        if history.current.is_none() {
+            revisions.push(prepare::unrecorded(&object));
+        }
+        revisions.extend(history.records.iter().enumerate().map(revision));
+        Ok(revisions)
+    }
+
+    async fn position(&self, change: &Change) -> Result<Position> {
+        let parsed = Parsed::of(change)?;
+        let live = self.read().await?;
+        if change.identity.as_deref() != Some(json::uid(&live)) {
+            return Ok(Position::Elsewhere(format!("another object of this name, UID {}", json::uid(&live))));
+        }
+        let mut parts = content::locate_fields(&parsed.from, &parsed.to, &live);
+        for pod in &parsed.to.gone {
+            let there = self.is_still_there(pod).await?;
+            parts.push((format!("pod {}", pod.name), there, !there));
+        }
+        Ok(Position::of_parts(parts))
+    }
+}
+
+#[async_trait]
+impl Rollbackable for Workload {
+    fn id(&self) -> &ComponentId {
+        &self.id
+    }
+
+    async fn realm(&self) -> Result<Realm> {
+        self.cluster.realm().await.map_err(|e| self.own(e))
+    }
+
+    async fn history(&self) -> Result<Vec<Revision>> {
+        self.revisions().await.map_err(|e| self.own(e))
+    }
+
+    async fn prepare(&self, target: &Target) -> Result<Vec<Change>> {
+        self.prepare_undo(target).await.map(|change| vec![change]).map_err(|e| self.own(e))
+    }
+
+    async fn locate(&self, change: &Change) -> Result<Position> {
+        self.position(change).await.map_err(|e| self.own(e))
+    }
+
+    async fn apply(&self, cx: &StepContext, change: &Change) -> Result<()> {
+        self.carry_out(cx, change).await.map_err(|e| self.own(e))
+    }
+
+    async fn verify(&self, cx: &StepContext, change: &Change) -> Result<Verification> {
+        self.watch_rollout(cx, change).await.map_err(|e| self.own(e))
+    }
+
+    async fn status(&self) -> Result<Verification> {
+        self.look().await.map_err(|e| self.own(e))
+    }
+}
+
+#[async_trait]
+impl Restartable for Workload {
+    async fn prepare_restart(&self, scope: RestartScope) -> Result<Change> {
+        self.prepare_restart_of(scope).await.map_err(|e| self.own(e))
+    }
+}

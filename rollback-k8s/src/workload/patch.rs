@@ -1,0 +1,110 @@
+//! The JSON Patch of a change, guarded so that it fails on anything other than what was planned from.
+
+use rollback_core::{Change, StepContext};
+use serde_json::{Value, json};
+
+use super::content::{Content, LEFT, LeftEntry, LeftRecord, Parsed, left_entries};
+use crate::json::{self, token};
+
+/// How many revisions that were left are remembered on the object.
+const REMEMBERED: usize = 10;
+
+/// What the patch takes as given.
+pub(crate) struct Given<'a> {
+    /// The UID that the object must have.
+    pub(crate) uid: &'a str,
+    /// The generation that it must have; its content is then the one seen.
+    pub(crate) generation: i64,
+    /// The object's annotations as seen; none where it has none.
+    pub(crate) annotations: Option<&'a Value>,
+    /// Whether the template has to move.
+    pub(crate) template: bool,
+}
+
+/// A key and the value that it is to have, none where it is to be absent.
+pub(crate) type Annotation = (&'static str, Option<String>);
+
+/// The operations that make the change, none when there is nothing to write.
+pub(crate) fn build(parsed: &Parsed, given: &Given<'_>, record: Option<&Annotation>) -> Vec<Value> {
+    let mut writes = Vec::new();
+    if given.template {
+        writes.push(json!({"op": "replace", "path": "/spec/template", "value": parsed.to.template}));
+    }
+    let held = |key: &str| given.annotations?.get(key)?.as_str();
+    let mut tests = vec![
+        json!({"op": "test", "path": "/metadata/uid", "value": given.uid}),
+        json!({"op": "test", "path": "/metadata/generation", "value": given.generation}),
+    ];
+    let wanted = parsed.to.annotations.iter().map(|(key, value)| (key.as_str(), value.as_deref()));
+    let record = record.map(|(key, value)| (*key, value.as_deref()));
+    let mut annotations = Vec::new();
+    for (key, value) in wanted.chain(record) {
+        let path = format!("/metadata/annotations/{}", token(key));
+        let before = held(key);
+        if before == value {
+            continue;
+        }
+        if let Some(before) = before {
+            // An annotation can change without a new generation.
+            tests.push(json!({"op": "test", "path": path, "value": before}));
+        }
+        annotations.push(match value {
+            Some(value) => json!({"op": "add", "path": path, "value": value}),
+            None => json!({"op": "remove", "path": path}),
+        });
+    }
+    if given.annotations.is_none() && !annotations.is_empty() {
+        writes.push(json!({"op": "add", "path": "/metadata/annotations", "value": {}}));
+    }
+    writes.append(&mut annotations);
+    if writes.is_empty() {
+        return Vec::new();
+    }
+    tests.append(&mut writes);
+    tests
+}
+
+/// What becomes of the record of what rollbacks left; none when it stays as it is.
+pub(crate) fn left_record(
+    to: &Content,
+    change: &Change,
+    live: &Value,
+    cx: &StepContext,
+) -> Option<Annotation> {
+    match &to.left {
+        LeftRecord::Untouched => None,
+        LeftRecord::Restore(text) => Some((LEFT, text.clone())),
+        LeftRecord::Add(entry) => {
+            let mut entries = left_entries(live);
+            entries.retain(|old| {
+                old.fingerprint != entry.fingerprint && old.fingerprint != change.to.fingerprint
+            });
+            entries.insert(
+                0,
+                LeftEntry {
+                    run: Some(cx.run().to_string()),
+                    by: Some(cx.actor().to_owned()),
+                    at: Some(cx.now().to_string()),
+                    ..entry.clone()
+                },
+            );
+            entries.truncate(REMEMBERED);
+            Some((LEFT, Some(json!(entries).to_string())))
+        }
+    }
+}
+
+/// The annotations that the object has, as [`Given`] wants them.
+pub(crate) fn annotations(live: &Value) -> Option<&Value> {
+    live.pointer("/metadata/annotations").filter(|map| map.as_object().is_some_and(|map| !map.is_empty()))
+}
+
+/// What the component saw when it planned, which saves `apply` a read.
+pub(crate) fn hint(object: &Value) -> Value {
+    let annotations = annotations(object).cloned();
+    let mut hint = json!({"generation": json::generation(object)});
+    if let Some(annotations) = annotations {
+        hint["annotations"] = annotations;
+    }
+    hint
+}
