@@ -127,7 +127,7 @@ fn record(kind: WorkloadKind, item: &Value) -> Option<Record> {
 
 impl Record {
     pub(crate) fn cause(&self) -> Option<&str> {
-        self.annotations.get(CHANGE_CAUSE).map(String::as_str)
+        self.annotations.get(CHANGE_CAUSE).map(String::as_str).filter(|cause| !cause.is_empty())
     }
 
     pub(crate) fn summary(&self) -> String {

@@ -45,7 +45,7 @@ pub(crate) fn build(parsed: &Parsed, given: &Given<'_>, record: Option<&Annotati
             continue;
         }
         if let Some(before) = before {
-            // An annotation can change without a new generation.
+            // Only a Deployment's generation counts its annotations too.
             tests.push(json!({"op": "test", "path": path, "value": before}));
         }
         annotations.push(match value {

@@ -109,7 +109,8 @@ impl Workload {
             irreversible: None,
             hint: None,
         };
-        if same {
+        // kubectl refuses a paused object before it looks for a difference.
+        if same && !(is_exact && json::flag(&object, "/spec/paused")) {
             return Ok(change);
         }
         self.refuse_unfit(&object, &mut change.warnings)?;

@@ -1,0 +1,16 @@
+//! Tests against a real Kubernetes control plane.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests fail loudly"
+)]
+#![allow(clippy::disallowed_methods, reason = "real servers live in real time")]
+
+mod api_server;
+mod differential;
+mod proxy;
+mod testbed;
+mod undo;

@@ -1,0 +1,131 @@
+//! Undoing a workload, through the library.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rollback_core::{
+    Components, Engine, ErrorKind, FailurePolicy, MemoryJournal, Outcome, Planner, Rollbackable, RunId, RunOptions,
+    RunReport, StepContext, StepId, StepOutcome, Target,
+};
+use rollback_k8s::{Cluster, ConnectOptions, Workload, WorkloadKind, WorkloadOptions};
+use rollback_tests::{FaultProxy, Namespace, Testbed, objects};
+use serde_json::{Value, json};
+
+pub(crate) async fn cluster(testbed: &Testbed) -> Cluster {
+    connect(testbed.kubeconfig()).await
+}
+
+pub(crate) async fn connect(kubeconfig: &std::path::Path) -> Cluster {
+    let options = ConnectOptions { kubeconfig: Some(kubeconfig.to_owned()), context: None };
+    Cluster::connect(options).await.unwrap()
+}
+
+pub(crate) fn workload(cluster: &Cluster, kind: WorkloadKind, namespace: &Namespace, name: &str) -> Workload {
+    Workload::new(cluster, kind, namespace.name(), name, WorkloadOptions::default()).unwrap()
+}
+
+/// A Deployment `web` whose revisions run these images, in order.
+pub(crate) async fn deployment(namespace: &Namespace, images: &[&str], replicas: u32) {
+    let (first, rest) = images.split_first().unwrap();
+    namespace.create(&objects::deployment("web", first, replicas)).await;
+    recorded(namespace, 1).await;
+    for (index, image) in rest.iter().enumerate() {
+        namespace.patch("Deployment", "web", &objects::image_patch(image)).await;
+        recorded(namespace, index + 2).await;
+    }
+}
+
+async fn recorded(namespace: &Namespace, revision: usize) {
+    let wanted = Value::from(revision.to_string());
+    namespace
+        .wait("Deployment", "web", "its revision is recorded", |object| {
+            object["metadata"]["annotations"]["deployment.kubernetes.io/revision"] == wanted
+        })
+        .await;
+}
+
+pub(crate) fn context() -> StepContext {
+    StepContext::new(RunId::random(), StepId::new("web"), Duration::from_secs(10))
+}
+
+pub(crate) fn image(object: &Value) -> &str {
+    object.pointer("/spec/template/spec/containers/0/image").unwrap().as_str().unwrap()
+}
+
+pub(crate) async fn undo(component: &Workload, target: Target, policy: FailurePolicy) -> RunReport {
+    let component: Arc<dyn Rollbackable> = Arc::new(component.clone());
+    let plan =
+        Planner::new().on_failure(policy).rollback("web", component.clone(), target, &[]).plan().await.unwrap();
+    let engine = Engine::new(Arc::new(MemoryJournal::new()));
+    let mut options = RunOptions::by("tests");
+    options.verify_timeout = Duration::from_secs(8);
+    engine.execute(&plan, &Components::new().with(component), options).await.unwrap()
+}
+
+async fn proxied(prefix: &str, images: &[&str]) -> (Namespace, FaultProxy, Workload) {
+    let testbed = Testbed::shared().await;
+    let namespace = testbed.namespace(prefix).await;
+    deployment(&namespace, images, 2).await;
+    namespace.rolled_out("Deployment", "web").await;
+    let proxy = testbed.proxy().await;
+    let cluster = connect(proxy.kubeconfig()).await;
+    let web = workload(&cluster, WorkloadKind::Deployment, &namespace, "web");
+    (namespace, proxy, web)
+}
+
+#[tokio::test]
+async fn a_deployment_returns_to_its_previous_revision_with_four_requests_before_verification() {
+    let (namespace, proxy, web) = proxied("undo", &["app:1", "app:2"]).await;
+    let report = undo(&web, Target::Previous, FailurePolicy::Halt).await;
+    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+    let step = &report.steps[0];
+    assert_eq!((step.from.as_str(), step.to.as_str(), step.outcome), ("2", "1", StepOutcome::Verified));
+    assert_eq!(image(&namespace.get("Deployment", "web").await), "app:1");
+
+    let before_verification: Vec<_> =
+        proxy.requests().into_iter().take_while(|r| !r.query.contains("watch=")).collect();
+    let patch = before_verification.iter().position(|r| r.method == "PATCH").unwrap();
+    let own: Vec<_> = before_verification[..=patch]
+        .iter()
+        .map(|r| format!("{} {}", r.method, r.path))
+        .filter(|r| !r.ends_with("/pods") && !r.ends_with("autoscalers") && !r.ends_with("/rollouts"))
+        .collect();
+    assert_eq!(own.len(), 4, "{own:#?}");
+}
+
+#[tokio::test]
+async fn a_second_undo_does_not_return_to_what_the_first_left() {
+    let (namespace, _proxy, web) = proxied("flipflop", &["app:1", "app:2", "app:3"]).await;
+    for (from, to, runs) in [("3", "2", "app:2"), ("4", "1", "app:1")] {
+        let report = undo(&web, Target::Previous, FailurePolicy::Halt).await;
+        assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+        assert_eq!((report.steps[0].from.as_str(), report.steps[0].to.as_str()), (from, to));
+        assert_eq!(image(&namespace.get("Deployment", "web").await), runs);
+    }
+    let error = web.prepare(&Target::Previous).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error:?}");
+    // Deployed again, the bad one is an ordinary revision, and the previous one when the next comes.
+    for (index, image) in ["app:3", "app:5"].iter().enumerate() {
+        namespace.patch("Deployment", "web", &objects::image_patch(image)).await;
+        recorded(&namespace, index + 6).await;
+    }
+    let change = web.prepare(&Target::Previous).await.unwrap().remove(0);
+    assert_eq!(change.to.summary, "app:3", "{:#?}", change.warnings);
+}
+
+#[tokio::test]
+async fn an_annotation_that_was_absent_when_planned_is_guarded_too() {
+    let (namespace, _proxy, web) = proxied("absent", &["app:1"]).await;
+    let cause = json!({"metadata": {"annotations": {"kubernetes.io/change-cause": "second"}}});
+    namespace.patch("Deployment", "web", &json!({"metadata": {"annotations": {"team": "a"}}})).await;
+    namespace.patch("Deployment", "web", &objects::image_patch("app:2")).await;
+    namespace.patch("Deployment", "web", &cause).await;
+    recorded(&namespace, 2).await;
+    namespace.patch("Deployment", "web", &json!({"metadata": {"annotations": {"team": null}}})).await;
+    namespace.rolled_out("Deployment", "web").await;
+    let change = web.prepare(&Target::Previous).await.unwrap().remove(0);
+    namespace.patch("Deployment", "web", &json!({"metadata": {"annotations": {"team": "b"}}})).await;
+    let error = web.apply(&context(), &change).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error:?}");
+    assert_eq!(image(&namespace.get("Deployment", "web").await), "app:2");
+}
