@@ -1,2 +1,14 @@
-//! x
-fn main() {}
+//! Rolls a service on this machine back to its last release, and shows every step of it.
+//!
+//! `cargo run --example quickstart` needs no cluster and no server. [`release`] is the part to read for
+//! making something of your own roll back.
+
+mod release;
+mod service;
+mod story;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    story::tell(&mut std::io::stdout()).await?;
+    Ok(())
+}

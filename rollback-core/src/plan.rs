@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{Change, ComponentId, Error, ErrorKind, Fingerprint, Result};
 
@@ -160,24 +160,21 @@ impl Plan {
     }
 
     /// The identity of what will be done: realm, component, kind of change, order, failure policy and
-    /// both fingerprints of every step. Names, times, hints, warnings and diffs do not count.
+    /// both fingerprints of every step. Names, times, hints, warnings and diffs do not count, nor the
+    /// order in which steps with no order between them were given.
     pub fn digest(&self) -> Fingerprint {
-        let index: BTreeMap<&StepId, usize> =
-            self.steps.iter().enumerate().map(|(i, step)| (&step.id, i)).collect();
-        let steps: Vec<Value> = self
-            .steps
-            .iter()
-            .map(|Step { change, after, .. }| {
-                let mut after: Vec<_> = after.iter().filter_map(|id| index.get(id)).collect();
-                after.sort_unstable();
-                after.dedup();
-                json!({
-                    "realm": change.realm, "component": change.component, "kind": change.kind,
-                    "after": after, "from": change.from.fingerprint,
-                    "to": change.to.fingerprint,
-                })
-            })
-            .collect();
+        // Every step is after all its predecessors, so theirs are known.
+        let mut digests: BTreeMap<&StepId, Fingerprint> = BTreeMap::new();
+        for Step { id, change, after } in &self.steps {
+            let after: BTreeSet<_> = after.iter().filter_map(|before| digests.get(before)).collect();
+            let step = json!({
+                "realm": change.realm, "component": change.component, "kind": change.kind,
+                "after": after, "from": change.from.fingerprint, "to": change.to.fingerprint,
+            });
+            digests.insert(id, Fingerprint::of(&step));
+        }
+        let mut steps: Vec<_> = digests.into_values().collect();
+        steps.sort_unstable();
         Fingerprint::of(&json!({"steps": steps, "onFailure": self.on_failure}))
     }
 

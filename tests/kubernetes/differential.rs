@@ -93,11 +93,8 @@ impl Case {
         let undone = match exact.prepare(&target).await {
             Err(error) => {
                 assert_ne!(kubectl.code, 0, "{told} {error:?}");
-                let expected = if kubectl.stderr.contains("paused") {
-                    ErrorKind::Refused
-                } else {
-                    ErrorKind::NotFound
-                };
+                let expected =
+                    if kubectl.stderr.contains("paused") { ErrorKind::Refused } else { ErrorKind::NotFound };
                 assert_eq!(error.kind(), expected, "{told}");
                 Undone::Failed
             }
@@ -138,7 +135,9 @@ impl Case {
                 object
             }
         };
-        if let Some(limit) = [None, None, None, None, Some(0), Some(1), Some(2), Some(10)][self.rng.usize(0..8)] {
+        if let Some(limit) =
+            [None, None, None, None, Some(0), Some(1), Some(2), Some(10)][self.rng.usize(0..8)]
+        {
             object["spec"]["revisionHistoryLimit"] = json!(limit);
         }
         if self.rng.u8(0..3) == 0 {
@@ -175,10 +174,7 @@ impl Case {
             Some(number) => number.to_string(),
             None => item["metadata"]["annotations"]["deployment.kubernetes.io/revision"].to_string(),
         };
-        recorded
-            .iter()
-            .map(|item| (item["metadata"]["name"].to_string(), number(item)))
-            .collect()
+        recorded.iter().map(|item| (item["metadata"]["name"].to_string(), number(item))).collect()
     }
 
     /// A strategic merge patch: mostly of the template, which repeats now and then, with annotations.
@@ -226,7 +222,9 @@ impl Case {
         };
         let mut object =
             namespace.wait(self.kind_name(), &self.name, "its controller has seen it", is_settled).await;
-        for field in ["namespace", "uid", "resourceVersion", "creationTimestamp", "managedFields", "generation"] {
+        for field in
+            ["namespace", "uid", "resourceVersion", "creationTimestamp", "managedFields", "generation"]
+        {
             object["metadata"].as_object_mut().unwrap().remove(field);
         }
         object.as_object_mut().unwrap().remove("status");
@@ -237,12 +235,13 @@ impl Case {
     async fn same_history(&self, theirs: &Namespace, object: &str, ours: &Workload) -> Vec<String> {
         let kubectl = theirs.kubectl(&["rollout", "history", object]).await.ok();
         let mut rows: Vec<(String, Option<String>)> = kubectl
-
             .lines()
             .skip_while(|line| !line.starts_with("REVISION"))
             .skip(1)
             .filter_map(|line| line.split_once(char::is_whitespace))
-            .map(|(number, cause)| (number.to_owned(), Some(cause.trim().to_owned()).filter(|c| c != "<none>")))
+            .map(|(number, cause)| {
+                (number.to_owned(), Some(cause.trim().to_owned()).filter(|c| c != "<none>"))
+            })
             .collect();
         rows.reverse();
         let history = ours.history().await.unwrap();

@@ -11,6 +11,10 @@
 
 mod api_server;
 mod differential;
+mod plan;
 mod proxy;
+mod rights;
+mod sets;
 mod testbed;
 mod undo;
+mod verify;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rollback_core::{
-    Components, Engine, ErrorKind, FailurePolicy, MemoryJournal, Outcome, Planner, Rollbackable, RunId, RunOptions,
-    RunReport, StepContext, StepId, StepOutcome, Target,
+    Components, Engine, ErrorKind, FailurePolicy, MemoryJournal, Outcome, Planner, Rollbackable, RunId,
+    RunOptions, RunReport, StepContext, StepId, StepOutcome, Target,
 };
 use rollback_k8s::{Cluster, ConnectOptions, Workload, WorkloadKind, WorkloadOptions};
 use rollback_tests::{FaultProxy, Namespace, Testbed, objects};
@@ -54,8 +54,12 @@ pub(crate) fn image(object: &Value) -> &str {
 
 pub(crate) async fn undo(component: &Workload, target: Target, policy: FailurePolicy) -> RunReport {
     let component: Arc<dyn Rollbackable> = Arc::new(component.clone());
-    let plan =
-        Planner::new().on_failure(policy).rollback("web", component.clone(), target, &[]).plan().await.unwrap();
+    let plan = Planner::new()
+        .on_failure(policy)
+        .rollback("web", component.clone(), target, &[])
+        .plan()
+        .await
+        .unwrap();
     let engine = Engine::new(Arc::new(MemoryJournal::new()));
     let mut options = RunOptions::by("tests");
     options.verify_timeout = Duration::from_secs(8);

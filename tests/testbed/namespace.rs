@@ -243,9 +243,8 @@ fn api_version(kind: &str) -> &'static str {
         // The only version that the server of 1.20 has.
         "PodDisruptionBudget" => "policy/v1beta1",
         "CustomResourceDefinition" => "apiextensions.k8s.io/v1",
-        "Pod" | "ConfigMap" | "Secret" | "Service" | "ServiceAccount" | "Event" | "Node" | "Namespace" => {
-            "v1"
-        }
+        "Pod" | "ConfigMap" | "Secret" | "Service" | "ServiceAccount" | "ResourceQuota" | "Event"
+        | "Node" | "Namespace" => "v1",
         _ => panic!("{kind} is not built in: write group/version/Kind"),
     }
 }

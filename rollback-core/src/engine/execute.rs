@@ -278,6 +278,7 @@ impl Run<'_> {
                 }
             }
         }
-        Ok(Outcome::Compensated)
+        // What could not be reversed stays, and a human should know.
+        Ok(if self.state().changed() { Outcome::Halted } else { Outcome::Compensated })
     }
 }

@@ -57,11 +57,15 @@ pub(super) async fn apply(
         let retry_after = match error.disposition() {
             Disposition::Permanent | Disposition::Stuck => None,
             Disposition::Temporary(after) => Some(after.unwrap_or_default()),
-            Disposition::Indeterminate => match locate(run, component, change, deadline).await {
-                Ok(Position::To) => return Ok(()),
-                Ok(Position::From | Position::Between) => Some(Duration::ZERO),
-                Ok(Position::Elsewhere(_)) | Err(_) => None,
-            },
+            Disposition::Indeterminate => {
+                // Past the deadline it is still worth knowing that the change was made.
+                let until = deadline.max(Instant::now() + GRACE);
+                match locate(run, component, change, until).await {
+                    Ok(Position::To) => return Ok(()),
+                    Ok(Position::From | Position::Between) => Some(Duration::ZERO),
+                    Ok(Position::Elsewhere(_)) | Err(_) => None,
+                }
+            }
         };
         let pause = retry_after.and_then(|least| Some(backoff.next()?.max(least)));
         match pause.filter(|pause| Instant::now() + *pause < deadline) {

@@ -217,6 +217,23 @@ impl RunState {
         self.steps.values().any(|step| step.changed)
     }
 
+    /// Whether the steps stand as the outcome says.
+    fn may_end(&self, outcome: Outcome) -> bool {
+        use StepOutcome as O;
+        let all = |legal: fn(&StepState) -> bool| self.steps.values().all(legal);
+        match outcome {
+            Outcome::Unfinished => false,
+            Outcome::NothingToDo => all(|step| step.outcome == O::NothingToDo),
+            Outcome::Completed => {
+                all(|step| matches!(step.outcome, O::NothingToDo | O::Applied | O::Verified))
+            }
+            Outcome::Halted => all(|step| step.outcome != O::Pending && !step.in_flight),
+            Outcome::Compensated => all(|step| step.outcome != O::Pending && !step.changed),
+            // A human closes it, wherever it stands.
+            Outcome::Stuck | Outcome::Abandoned => true,
+        }
+    }
+
     /// Adds an entry.
     ///
     /// # Errors
@@ -227,10 +244,12 @@ impl RunState {
         }
         match &entry.event {
             Event::RunStarted { .. } => return Err(illegal("a run starts once")),
-            Event::RunFinished { outcome: Outcome::Unfinished } => {
-                return Err(illegal("a run does not end unfinished"));
-            }
             Event::RunFinished { outcome } => {
+                if !self.may_end(*outcome) {
+                    return Err(illegal(&format!(
+                        "a run whose steps stand like this does not end {outcome:?}"
+                    )));
+                }
                 self.outcome = *outcome;
                 self.finished_at = Some(entry.at);
             }
@@ -256,13 +275,12 @@ fn legal(state: &StepState, event: &StepEvent) -> bool {
     use StepOutcome as O;
     match event {
         StepEvent::Started { .. } | StepEvent::Refused { .. } => state.outcome == O::Pending,
-        StepEvent::NothingToDo => state.outcome == O::Pending && !state.changed,
         StepEvent::Applied => state.outcome == O::Pending && state.in_flight,
-        StepEvent::Verified { .. } => state.outcome == O::Applied,
+        StepEvent::Verified { .. } => state.outcome == O::Applied && !state.in_flight,
         StepEvent::Failed { .. } => {
-            state.outcome == O::Applied || (state.outcome == O::Pending && state.in_flight)
+            matches!((state.outcome, state.in_flight), (O::Applied, false) | (O::Pending, true))
         }
-        StepEvent::Skipped => state.outcome == O::Pending && !state.in_flight,
+        StepEvent::NothingToDo | StepEvent::Skipped => state.outcome == O::Pending && !state.in_flight,
         StepEvent::CompensationStarted { .. } => {
             matches!(state.outcome, O::Applied | O::Verified | O::Failed)
         }

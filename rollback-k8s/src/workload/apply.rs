@@ -14,7 +14,7 @@ use crate::json;
 /// How often a patch whose guard failed is tried again on what was read since.
 const GUARDED_ATTEMPTS: u32 = 5;
 /// How long a deleted pod may stay beyond its own grace period before its node counts as unreachable.
-const TERMINATION_SLACK: Duration = Duration::from_secs(30);
+const TERMINATION_SLACK: Duration = Duration::from_secs(20);
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 impl Workload {
@@ -152,7 +152,7 @@ impl Workload {
                 let since = *deleting_since.get_or_insert_with(Instant::now);
                 let grace = json::number(&live, "/metadata/deletionGracePeriodSeconds").unwrap_or(30);
                 let grace = Duration::from_secs(grace.unsigned_abs()) + TERMINATION_SLACK;
-                if since.elapsed() >= grace.min(TERMINATION_SLACK * 2) {
+                if since.elapsed() >= grace {
                     return Err(self.unreachable_node(&live));
                 }
                 cx.progress(format!("waiting for pod {} to end", pod.name));

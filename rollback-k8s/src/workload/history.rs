@@ -25,6 +25,8 @@ pub(crate) struct Record {
     pub(crate) identity: Fingerprint,
     pub(crate) annotations: BTreeMap<String, String>,
     pub(crate) created: Option<Timestamp>,
+    /// The version of the object that records it.
+    version: Option<u64>,
     /// The value by which its pods name it.
     pub(crate) hash: Option<String>,
     /// Pods that it should have and that are available, where the record itself says so.
@@ -85,9 +87,18 @@ impl History {
         record.created.filter(|_| record.former.is_empty())
     }
 
-    /// When something newer took a record's place, so far as the records tell.
-    pub(crate) fn left_at(&self, record: &Record) -> Option<Timestamp> {
-        self.records.iter().filter(|other| other.number > record.number).filter_map(|r| r.created).min()
+    /// When a record last ran, so far as the records tell.
+    pub(crate) fn last_ran(&self, record: &Record) -> LastRan {
+        let newer = || self.records.iter().filter(|other| other.number > record.number);
+        LastRan {
+            until: newer().filter_map(|record| record.created).min(),
+            version: match record.replicas {
+                // A ReplicaSet is written last when its pods go.
+                Some(_) => record.version,
+                // A ControllerRevision is written when it is made: the next one tells.
+                None => newer().filter_map(|record| record.version).min(),
+            },
+        }
     }
 }
 
@@ -114,6 +125,7 @@ fn record(kind: WorkloadKind, item: &Value) -> Option<Record> {
         identity: identity(&template),
         template,
         created: json::time(item, "/metadata/creationTimestamp"),
+        version: version(item),
         hash: match kind {
             // A StatefulSet's pods carry the name of the ControllerRevision.
             WorkloadKind::StatefulSet => Some(json::name(item).to_owned()),
@@ -133,6 +145,30 @@ impl Record {
     pub(crate) fn summary(&self) -> String {
         template::images(&self.template)
     }
+}
+
+/// When a revision last ran: not later than this time, and than this version of any object. Versions of
+/// different kinds are comparable where they share a store, as built-in kinds do.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct LastRan {
+    until: Option<Timestamp>,
+    version: Option<u64>,
+}
+
+impl LastRan {
+    /// Whether an object was written since. Its `managedFields` alone do not tell: their time stays when
+    /// the same manager sets the same fields to other values.
+    pub(crate) fn is_before(self, object: &Value) -> bool {
+        let written = json::items(object, "/metadata/managedFields").iter();
+        let written = written.filter_map(|fields| json::time(fields, "/time")).max();
+        let written = written.or_else(|| json::time(object, "/metadata/creationTimestamp"));
+        written.zip(self.until).is_some_and(|(written, until)| written > until)
+            || version(object).zip(self.version).is_some_and(|(written, version)| written > version)
+    }
+}
+
+fn version(object: &Value) -> Option<u64> {
+    json::text(object, "/metadata/resourceVersion")?.parse().ok()
 }
 
 /// A label selector as the query parameter of a list, encoded.

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 use futures::join;
-use rollback_core::{ComponentId, Error, ErrorKind, Result, Timestamp};
+use rollback_core::{ComponentId, Error, ErrorKind, Result};
 use serde_json::Value;
 
+use super::history::LastRan;
 use super::template::{Reference, ReferenceKind, references};
 use super::{WorkloadKind, WorkloadOptions};
 use crate::{Cluster, json, ownership};
@@ -17,7 +18,7 @@ pub(crate) struct Found {
     /// The workload's pods; none when they may not be seen.
     pub(crate) pods: Option<Vec<Value>>,
     absent: Vec<Reference>,
-    changed: Vec<(Reference, Timestamp)>,
+    changed: Vec<Reference>,
     warnings: Vec<String>,
     rollout: Option<ownership::Reconciler>,
 }
@@ -31,9 +32,9 @@ impl Found {
         warnings: &mut Vec<String>,
     ) -> Result<()> {
         warnings.extend(self.warnings.iter().cloned());
-        for (reference, at) in &self.changed {
+        for reference in &self.changed {
             warnings.push(format!(
-                "{} {} changed at {at}, after revision {revision} last ran: not restored by this undo",
+                "{} {} changed since revision {revision} last ran: not restored by this undo",
                 reference.kind.as_str(),
                 reference.name
             ));
@@ -65,7 +66,7 @@ pub(crate) async fn look_up(
     id: &ComponentId,
     object: &Value,
     wanted: &Value,
-    left_at: Option<Timestamp>,
+    last_ran: Option<LastRan>,
 ) -> Found {
     let namespace = id.scope().unwrap_or_default();
     let pods_path = format!("/api/v1/namespaces/{namespace}/pods");
@@ -117,9 +118,8 @@ pub(crate) async fn look_up(
                 Some(object) => {
                     let holds_settings =
                         matches!(reference.kind, ReferenceKind::ConfigMap | ReferenceKind::Secret);
-                    let changed = content_changed(object).filter(|_| holds_settings);
-                    if let Some(at) = changed.filter(|at| left_at.is_some_and(|left| *at > left)) {
-                        found.changed.push((reference, at));
+                    if holds_settings && last_ran.is_some_and(|ran| ran.is_before(object)) {
+                        found.changed.push(reference);
                     }
                 }
             },
@@ -134,14 +134,6 @@ fn not_checked(what: &str, error: &Error) -> String {
         _ => error.report().message,
     };
     format!("{what}: not checked ({why})")
-}
-
-/// When somebody last wrote to an object, as its server noted.
-fn content_changed(object: &Value) -> Option<Timestamp> {
-    let written = json::items(object, "/metadata/managedFields").iter();
-    let written = written.filter(|fields| fields["subresource"] != "status");
-    let last = written.filter_map(|fields| json::time(fields, "/time")).max();
-    last.or_else(|| json::time(object, "/metadata/creationTimestamp"))
 }
 
 /// The pods whose labels the workload selects; for those of a `ReplicaSet`, by the labels alone.

@@ -6,7 +6,7 @@ use rollback_core::{Change, ChangeKind, Error, ErrorKind, FieldChange, Result, R
 use serde_json::{Value, json};
 
 use super::content::{Content, LEFT, LeftEntry, LeftRecord, PodRef, left_entries};
-use super::history::{CHANGE_CAUSE, History, Record};
+use super::history::{CHANGE_CAUSE, History, LastRan, Record};
 use super::last_applied::{self, LAST_APPLIED};
 use super::template::{self, diff, exact, identity, restart_only, restorable};
 use super::{UndoMode, Workload, WorkloadKind, lookups, patch, pods, status};
@@ -116,7 +116,7 @@ impl Workload {
         self.refuse_unfit(&object, &mut change.warnings)?;
         self.warn(&object, choice.record.as_ref(), &mut change.warnings);
         let lookups = self
-            .look_up(&object, &choice.template, choice.record.as_ref().and_then(|r| history.left_at(r)))
+            .look_up(&object, &choice.template, choice.record.as_ref().map(|r| history.last_ran(r)))
             .await;
         lookups.judge(&choice.id, &self.options, &mut change.warnings)?;
 
@@ -385,13 +385,8 @@ impl Workload {
         moved
     }
 
-    async fn look_up(
-        &self,
-        object: &Value,
-        wanted: &Value,
-        left_at: Option<rollback_core::Timestamp>,
-    ) -> lookups::Found {
-        lookups::look_up(&self.cluster, self.kind, &self.id, object, wanted, left_at).await
+    async fn look_up(&self, object: &Value, wanted: &Value, last_ran: Option<LastRan>) -> lookups::Found {
+        lookups::look_up(&self.cluster, self.kind, &self.id, object, wanted, last_ran).await
     }
 }
 

@@ -1,1 +1,0 @@
-//! Examples: see the folders beside this one.

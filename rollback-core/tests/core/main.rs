@@ -1,0 +1,18 @@
+//! The plan, the engine and the journal, with components in memory and a clock that stands still.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test may fail loudly, in its helpers too"
+)]
+
+mod attempts;
+mod begin;
+mod failure;
+mod journal;
+mod order;
+mod plan;
+mod stop;
+mod verify;
+mod world;

@@ -1,0 +1,195 @@
+//! What is particular about StatefulSets, DaemonSets and restarts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rollback_core::{
+    Components, Disposition, Engine, ErrorKind, FailurePolicy, MemoryJournal, Outcome, Planner, Position,
+    RestartScope, Restartable, Rollbackable, RunId, RunOptions, RunReport, StepContext, StepId, Target,
+};
+use rollback_k8s::{Workload, WorkloadKind};
+use rollback_tests::{Namespace, Testbed, objects};
+use serde_json::{Value, json};
+
+use crate::undo::{cluster, context, deployment, image, undo, workload};
+
+async fn stateful_set(prefix: &str, first: &str, second: &str) -> (Namespace, Workload) {
+    let testbed = Testbed::shared().await;
+    let namespace = testbed.namespace(prefix).await;
+    let mut object = objects::stateful_set("db", first, 3);
+    object["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = json!(1);
+    namespace.create(&object).await;
+    namespace.rolled_out("StatefulSet", "db").await;
+    namespace.patch("StatefulSet", "db", &objects::image_patch(second)).await;
+    let db = workload(&cluster(testbed).await, WorkloadKind::StatefulSet, &namespace, "db");
+    (namespace, db)
+}
+
+fn pod_image(pod: &Value) -> &str {
+    pod.pointer("/spec/containers/0/image").unwrap().as_str().unwrap()
+}
+
+#[tokio::test]
+async fn a_stateful_set_stuck_on_a_pod_that_never_gets_ready_is_freed() {
+    let (namespace, db) = stateful_set("stuck", "app:1", "app:never-ready").await;
+    let bad = namespace
+        .wait("Pod", "db-2", "it runs the new image", |pod| {
+            pod["spec"]["containers"][0]["image"] == "app:never-ready" && pod["status"]["phase"] == "Running"
+        })
+        .await;
+    let change = db.prepare(&Target::Previous).await.unwrap().remove(0);
+    assert!(change.warnings.iter().any(|w| w.contains("pod db-2 is not ready and blocks")), "{change:?}");
+    assert!(change.diff.iter().any(|field| field.path == "/pods/db-2" && field.to.is_none()));
+    assert_eq!(db.locate(&change).await.unwrap(), Position::From);
+    let report = undo(&db, Target::Previous, FailurePolicy::Halt).await;
+    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+    let pod = namespace.get("Pod", "db-2").await;
+    assert_eq!(pod_image(&pod), "app:1");
+    assert_ne!(pod["metadata"]["uid"], bad["metadata"]["uid"]);
+}
+
+#[tokio::test]
+async fn kubectl_alone_leaves_that_stateful_set_stuck() {
+    let (namespace, _) = stateful_set("kubectl-stuck", "app:1", "app:never-ready").await;
+    namespace
+        .wait("Pod", "db-2", "it runs the new image", |pod| pod_image(pod) == "app:never-ready")
+        .await;
+    namespace.kubectl(&["rollout", "undo", "statefulset/db"]).await.ok();
+    let status = namespace.kubectl(&["rollout", "status", "statefulset/db", "--timeout=3s"]).await;
+    assert_ne!(status.code, 0, "{status:?}");
+    assert_eq!(pod_image(&namespace.get("Pod", "db-2").await), "app:never-ready");
+}
+
+#[tokio::test]
+async fn a_pod_that_does_not_end_leaves_a_stuck_run_with_the_commands() {
+    let (namespace, db) = stateful_set("unreachable", "app:1", "app:stuck-terminating").await;
+    namespace.wait("Pod", "db-2", "it runs the new image", |pod| pod_image(pod) == "app:stuck-terminating").await;
+    namespace.set_ready("db-2", false).await;
+    let change = db.prepare(&Target::Previous).await.unwrap().remove(0);
+    assert!(change.diff.iter().any(|field| field.path == "/pods/db-2"), "{:?}", change.diff);
+    let cx = StepContext::new(RunId::random(), StepId::new("db"), Duration::from_secs(100));
+    let error = db.apply(&cx, &change).await.unwrap_err();
+    assert_eq!(error.disposition(), Disposition::Stuck, "{error:?}");
+    assert!(error.hint().unwrap().contains("kubectl delete pod db-2"), "{error:?}");
+    let position = db.locate(&change).await.unwrap();
+    assert_eq!(position, Position::Between);
+}
+
+#[tokio::test]
+async fn with_on_delete_the_plan_says_that_pods_do_not_change_by_themselves() {
+    let testbed = Testbed::shared().await;
+    let namespace = testbed.namespace("on-delete").await;
+    let mut object = objects::daemon_set("agent", "app:1");
+    object["spec"]["updateStrategy"] = json!({"type": "OnDelete"});
+    namespace.create(&object).await;
+    namespace.wait_list("Pod", "app=agent", "they are there", |pods| pods.len() == 2).await;
+    namespace.patch("DaemonSet", "agent", &objects::image_patch("app:2")).await;
+    namespace
+        .wait_list("ControllerRevision", "app=agent", "both are recorded", |all| all.len() == 2)
+        .await;
+    let agent = workload(&cluster(testbed).await, WorkloadKind::DaemonSet, &namespace, "agent");
+    let change = agent.prepare(&Target::Previous).await.unwrap().remove(0);
+    assert!(change.warnings.iter().any(|w| w.contains("OnDelete")), "{change:?}");
+    let report = undo(&agent, Target::Previous, FailurePolicy::Halt).await;
+    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+    assert!(report.steps[0].message.as_ref().unwrap().contains("OnDelete"));
+}
+
+#[tokio::test]
+async fn a_daemon_set_returns_to_its_previous_revision() {
+    let testbed = Testbed::shared().await;
+    let namespace = testbed.namespace("daemons").await;
+    namespace.create(&objects::daemon_set("agent", "app:1")).await;
+    namespace.rolled_out("DaemonSet", "agent").await;
+    namespace.patch("DaemonSet", "agent", &objects::image_patch("app:crash-loop")).await;
+    namespace
+        .wait_list("Pod", "app=agent", "one crashes", |pods| {
+            pods.iter().any(|pod| pod_image(pod) == "app:crash-loop")
+        })
+        .await;
+    let agent = workload(&cluster(testbed).await, WorkloadKind::DaemonSet, &namespace, "agent");
+    let report = undo(&agent, Target::Previous, FailurePolicy::Halt).await;
+    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+    let pods = namespace.list("Pod", "app=agent").await;
+    assert!(pods.iter().all(|pod| pod_image(pod) == "app:1"), "{pods:#?}");
+}
+
+async fn restart(component: &Workload, scope: RestartScope, apply_timeout: Duration) -> RunReport {
+    let component = Arc::new(component.clone());
+    let plan = Planner::new().restart("web", component.clone(), scope, &[]).plan().await.unwrap();
+    let engine = Engine::new(Arc::new(MemoryJournal::new()));
+    let mut options = RunOptions::by("tests");
+    options.verify_timeout = Duration::from_secs(20);
+    options.apply_timeout = apply_timeout;
+    engine.execute(&plan, &Components::new().with(component), options).await.unwrap()
+}
+
+fn uids(pods: &[Value]) -> std::collections::BTreeMap<String, String> {
+    let text = |pod: &Value, field: &str| pod["metadata"][field].as_str().unwrap().to_owned();
+    pods.iter().map(|pod| (text(pod, "name"), text(pod, "uid"))).collect()
+}
+
+async fn three_pods(prefix: &str) -> (Namespace, Workload, Vec<Value>) {
+    let testbed = Testbed::shared().await;
+    let namespace = testbed.namespace(prefix).await;
+    deployment(&namespace, &["app:1"], 3).await;
+    namespace.rolled_out("Deployment", "web").await;
+    let web = workload(&cluster(testbed).await, WorkloadKind::Deployment, &namespace, "web");
+    let pods = namespace.list("Pod", "app=web").await;
+    (namespace, web, pods)
+}
+
+#[tokio::test]
+async fn a_restart_replaces_exactly_the_pods_that_are_not_ready() {
+    let (namespace, web, pods) = three_pods("restart-unready").await;
+    let bad = pods[1]["metadata"]["name"].as_str().unwrap();
+    namespace.set_ready(bad, false).await;
+    namespace.wait("Deployment", "web", "one is not ready", |d| d["status"]["readyReplicas"] == 2).await;
+    let report = restart(&web, RestartScope::Unready, Duration::from_secs(20)).await;
+    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+    let (before, after) = (uids(&pods), uids(&namespace.list("Pod", "app=web").await));
+    assert!(!after.contains_key(bad), "{after:?}");
+    assert_eq!(before.keys().filter(|name| after.contains_key(*name)).count(), 2);
+
+    let nothing = restart(&web, RestartScope::Unready, Duration::from_secs(20)).await;
+    assert_eq!(nothing.outcome, Outcome::NothingToDo);
+}
+
+#[tokio::test]
+async fn a_disruption_budget_holds_for_restarts() {
+    let (namespace, web, pods) = three_pods("budget").await;
+    let budget = json!({
+        "apiVersion": "policy/v1beta1", "kind": "PodDisruptionBudget", "metadata": {"name": "web"},
+        "spec": {"maxUnavailable": 0, "selector": {"matchLabels": {"app": "web"}}},
+    });
+    namespace.create(&budget).await;
+    namespace
+        .wait("PodDisruptionBudget", "web", "it is observed", |b| b["status"]["observedGeneration"] == 1)
+        .await;
+    let bad = pods[0]["metadata"]["name"].as_str().unwrap();
+    namespace.set_ready(bad, false).await;
+    namespace.wait("Deployment", "web", "one is not ready", |d| d["status"]["readyReplicas"] == 2).await;
+    let report = restart(&web, RestartScope::Unready, Duration::from_secs(4)).await;
+    assert_eq!(report.outcome, Outcome::Halted, "{report:#?}");
+    let error = report.steps[0].error.as_ref().unwrap();
+    assert!(error.message.contains("PodDisruptionBudget"), "{error:?}");
+    assert!(!report.changed());
+    assert_eq!(uids(&pods), uids(&namespace.list("Pod", "app=web").await));
+}
+
+#[tokio::test]
+async fn a_restart_of_all_is_a_rollout_and_repeating_it_restarts_nothing_more() {
+    let (namespace, web, pods) = three_pods("restart-all").await;
+    let change = web.prepare_restart(RestartScope::All).await.unwrap();
+    web.apply(&context(), &change).await.unwrap();
+    assert!(web.verify(&context(), &change).await.unwrap().is_converged());
+    let object = namespace.get("Deployment", "web").await;
+    let generation = object["metadata"]["generation"].clone();
+    let after = uids(&namespace.list("Pod", "app=web").await);
+    assert!(uids(&pods).keys().all(|name| !after.contains_key(name)));
+    web.apply(&context(), &change).await.unwrap();
+    assert_eq!(namespace.get("Deployment", "web").await["metadata"]["generation"], generation);
+    // Everyone restarts first: the way back is still the way back.
+    assert_eq!(image(&object), "app:1");
+    assert_eq!(web.prepare(&Target::Previous).await.unwrap_err().kind(), ErrorKind::NotFound);
+}
