@@ -8,7 +8,7 @@ use rollback_core::{
     RestartScope, Restartable, Rollbackable, RunId, RunOptions, RunReport, StepContext, StepId, Target,
 };
 use rollback_k8s::{Workload, WorkloadKind};
-use rollback_tests::{Namespace, Testbed, objects};
+use rollback_tests::{Fault, Matcher, Namespace, Testbed, objects};
 use serde_json::{Value, json};
 
 use crate::undo::{cluster, context, deployment, image, undo, workload};
@@ -48,12 +48,55 @@ async fn a_stateful_set_stuck_on_a_pod_that_never_gets_ready_is_freed() {
     assert_ne!(pod["metadata"]["uid"], bad["metadata"]["uid"]);
 }
 
+/// Lets so many writes be announced, and stops before the next.
+#[derive(Debug)]
+struct StopAfter(std::sync::atomic::AtomicU32);
+
+#[async_trait::async_trait]
+impl rollback_core::WriteGate for StopAfter {
+    async fn before_write(&self, what: &str) -> rollback_core::Result<()> {
+        use std::sync::atomic::Ordering::SeqCst;
+        let left = self.0.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1));
+        left.map(drop).map_err(|_| rollback_core::Error::new(ErrorKind::Cancelled, what))
+    }
+}
+
+#[tokio::test]
+async fn stopped_between_template_and_pod_it_is_between_and_either_way_is_open() {
+    let testbed = Testbed::shared().await;
+    for finish in [true, false] {
+        let (namespace, _) = stateful_set("between", "app:1", "app:never-ready").await;
+        let is_bad = |pod: &Value| pod_image(pod) == "app:never-ready" && pod["status"]["phase"] == "Running";
+        namespace.wait("Pod", "db-2", "it runs the new image", is_bad).await;
+        let proxy = testbed.proxy().await;
+        let cluster = crate::undo::connect(proxy.kubeconfig()).await;
+        let db = workload(&cluster, WorkloadKind::StatefulSet, &namespace, "db");
+        let change = db.prepare(&Target::Previous).await.unwrap().remove(0);
+        let before = namespace.get("StatefulSet", "db").await["spec"]["template"].clone();
+        let stopped = context().with_gate(Arc::new(StopAfter(1.into())));
+        assert_eq!(db.apply(&stopped, &change).await.unwrap_err().kind(), ErrorKind::Cancelled);
+        assert_eq!(stopped.writes(), 1);
+        assert_eq!(db.locate(&change).await.unwrap(), Position::Between);
+        if finish {
+            // The response of the deletion is lost, and applying again finds it done.
+            proxy.fault(Matcher::method("DELETE"), Fault::DropAccepted);
+            let error = db.apply(&context(), &change).await.unwrap_err();
+            assert_eq!(error.disposition(), Disposition::Indeterminate, "{error:?}");
+            db.apply(&context(), &change).await.unwrap();
+            assert_eq!(db.locate(&change).await.unwrap(), Position::To);
+            assert!(db.verify(&context(), &change).await.unwrap().is_converged());
+        } else {
+            db.apply(&context(), &change.reversed()).await.unwrap();
+            assert_eq!(db.locate(&change).await.unwrap(), Position::From);
+            assert_eq!(namespace.get("StatefulSet", "db").await["spec"]["template"], before);
+        }
+    }
+}
+
 #[tokio::test]
 async fn kubectl_alone_leaves_that_stateful_set_stuck() {
     let (namespace, _) = stateful_set("kubectl-stuck", "app:1", "app:never-ready").await;
-    namespace
-        .wait("Pod", "db-2", "it runs the new image", |pod| pod_image(pod) == "app:never-ready")
-        .await;
+    namespace.wait("Pod", "db-2", "it runs the new image", |pod| pod_image(pod) == "app:never-ready").await;
     namespace.kubectl(&["rollout", "undo", "statefulset/db"]).await.ok();
     let status = namespace.kubectl(&["rollout", "status", "statefulset/db", "--timeout=3s"]).await;
     assert_ne!(status.code, 0, "{status:?}");
@@ -63,7 +106,9 @@ async fn kubectl_alone_leaves_that_stateful_set_stuck() {
 #[tokio::test]
 async fn a_pod_that_does_not_end_leaves_a_stuck_run_with_the_commands() {
     let (namespace, db) = stateful_set("unreachable", "app:1", "app:stuck-terminating").await;
-    namespace.wait("Pod", "db-2", "it runs the new image", |pod| pod_image(pod) == "app:stuck-terminating").await;
+    namespace
+        .wait("Pod", "db-2", "it runs the new image", |pod| pod_image(pod) == "app:stuck-terminating")
+        .await;
     namespace.set_ready("db-2", false).await;
     let change = db.prepare(&Target::Previous).await.unwrap().remove(0);
     assert!(change.diff.iter().any(|field| field.path == "/pods/db-2"), "{:?}", change.diff);
@@ -84,9 +129,7 @@ async fn with_on_delete_the_plan_says_that_pods_do_not_change_by_themselves() {
     namespace.create(&object).await;
     namespace.wait_list("Pod", "app=agent", "they are there", |pods| pods.len() == 2).await;
     namespace.patch("DaemonSet", "agent", &objects::image_patch("app:2")).await;
-    namespace
-        .wait_list("ControllerRevision", "app=agent", "both are recorded", |all| all.len() == 2)
-        .await;
+    namespace.wait_list("ControllerRevision", "app=agent", "both are recorded", |all| all.len() == 2).await;
     let agent = workload(&cluster(testbed).await, WorkloadKind::DaemonSet, &namespace, "agent");
     let change = agent.prepare(&Target::Previous).await.unwrap().remove(0);
     assert!(change.warnings.iter().any(|w| w.contains("OnDelete")), "{change:?}");

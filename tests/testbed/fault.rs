@@ -95,6 +95,9 @@ pub enum Fault {
     Delay(Duration),
     /// It is forwarded and served, but the connection ends without an answer.
     DropResponse,
+    /// As [`DropResponse`](Self::DropResponse), of the first request that the server accepts: those that it
+    /// refuses pass, and so do all after it.
+    DropAccepted,
     /// The connection ends, and the server never sees it.
     Reset,
     /// The proxy answers with a `Status` of this code; the server never sees it.

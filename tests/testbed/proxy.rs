@@ -260,6 +260,12 @@ impl Proxy {
                 response.into_body().collect().await?;
                 Err(io::Error::other("response dropped by the test"))
             }
+            Some(Fault::DropAccepted) if response.status().is_success() => {
+                let disarmed = |action: &Action| matches!(action, Action::Fault(Fault::DropAccepted));
+                lock(&self.state).rules.retain(|(_, action)| !disarmed(action));
+                response.into_body().collect().await?;
+                Err(io::Error::other("response dropped by the test"))
+            }
             Some(Fault::CutStreamAfter(bytes)) => Ok(response.map(|body| cut(body, bytes))),
             _ => Ok(response),
         }

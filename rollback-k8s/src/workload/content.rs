@@ -84,20 +84,12 @@ impl Content {
         })
     }
 
-    pub(crate) fn fingerprint(&self) -> Fingerprint {
-        let template = self.template_fingerprint(&self.template);
-        if self.gone.is_empty() {
-            return template;
-        }
-        Fingerprint::of(&serde_json::json!({"template": template, "gone": self.gone}))
-    }
-
     fn template_fingerprint(&self, template: &Value) -> Fingerprint {
         if self.exact { exact(template) } else { identity(template) }
     }
 
     pub(crate) fn snapshot(self, id: String, summary: String) -> Snapshot {
-        let fingerprint = self.fingerprint();
+        let fingerprint = self.template_fingerprint(&self.template);
         // A struct of strings, maps and JSON always serializes.
         let content = serde_json::to_value(self).unwrap_or_default();
         Snapshot { id, fingerprint, summary, content }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use rollback_core::{
-    Change, ChangeKind, Disposition, Error, ErrorKind, FieldChange, RestartScope, Result, StepContext,
+    Change, ChangeKind, Disposition, Error, ErrorKind, FieldChange, Fingerprint, RestartScope, Result,
+    StepContext,
 };
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -67,12 +68,19 @@ impl Workload {
             RestartScope::All => ("running".to_owned(), "restarted".to_owned()),
             RestartScope::Unready => (format!("{} not ready", to.gone.len()), "replaced".to_owned()),
         };
+        let from = from.snapshot(from_id, images.clone());
+        let gone = to.gone.clone();
+        let mut to = to.snapshot(to_id, images);
+        if !gone.is_empty() {
+            // The template stays, so it is the pods that tell the two states apart.
+            to.fingerprint = Fingerprint::of(&json!({"template": from.fingerprint, "gone": gone}));
+        }
         Ok(Change {
             component: self.id.clone(),
             realm,
             kind: ChangeKind::Restart,
-            from: from.snapshot(from_id, images.clone()),
-            to: to.snapshot(to_id, images),
+            from,
+            to,
             identity: Some(json::uid(&object).to_owned()),
             diff,
             warnings,

@@ -14,7 +14,7 @@ use crate::{Fixture, StopAfter, poll_times};
 const MOST_WRITES: u32 = 1_000;
 const MOST_POLLS: usize = 10_000;
 
-/// Applies until `writes` writes are made; false when the change took no more than that.
+/// Applies until `writes` writes are announced; false when the change took no more than that.
 async fn stops_after<F: Fixture>(fixture: &F, change: &Change, writes: u32) -> bool {
     let gate = Arc::new(StopAfter::new(writes));
     let before = fixture.observe().await;
@@ -25,11 +25,12 @@ async fn stops_after<F: Fixture>(fixture: &F, change: &Change, writes: u32) -> b
     };
     assert!(gate.has_stopped(), "apply failed by itself after {} writes: {error:?}", cx.writes());
     assert_kind(&error, ErrorKind::Cancelled);
-    assert_eq!(cx.writes(), writes, "where it stopped");
+    // A write can be announced and then turned down by its own guard.
+    assert!(cx.writes() <= writes, "{} writes were let pass, {writes} were allowed", cx.writes());
     let position = locate(fixture, change).await;
-    match writes {
+    match cx.writes() {
         0 => {
-            assert_eq!(position, Position::From, "stopped before the first write");
+            assert_eq!(position, Position::From, "stopped before the first write that had an effect");
             assert_eq!(fixture.observe().await, before, "a write was made without being announced");
         }
         _ => assert!(!matches!(position, Position::Elsewhere(_)), "after {writes} writes: {position:?}"),
