@@ -26,7 +26,7 @@ async fn stateful_set(prefix: &str, first: &str, second: &str) -> (Namespace, Wo
 }
 
 fn pod_image(pod: &Value) -> &str {
-    pod.pointer("/spec/containers/0/image").unwrap().as_str().unwrap()
+    pod.pointer("/spec/containers/0/image").and_then(Value::as_str).unwrap_or_default()
 }
 
 #[tokio::test]
@@ -121,6 +121,30 @@ async fn a_pod_that_does_not_end_leaves_a_stuck_run_with_the_commands() {
 }
 
 #[tokio::test]
+async fn during_a_partitioned_rollout_what_still_serves_is_the_previous_revision() {
+    let testbed = Testbed::shared().await;
+    let namespace = testbed.namespace("partition").await;
+    let mut object = objects::stateful_set("db", "app:1", 2);
+    object["spec"]["updateStrategy"] = json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 1}});
+    namespace.create(&object).await;
+    namespace.rolled_out("StatefulSet", "db").await;
+    for image in ["app:2", "app:3"] {
+        namespace.patch("StatefulSet", "db", &objects::image_patch(image)).await;
+        namespace
+            .wait("Pod", "db-1", "it runs the canary", |pod| {
+                pod_image(pod) == image && pod["status"]["phase"] == "Running"
+            })
+            .await;
+    }
+    let db = workload(&cluster(testbed).await, WorkloadKind::StatefulSet, &namespace, "db");
+    let change = db.prepare(&Target::Previous).await.unwrap().remove(0);
+    assert_eq!((change.from.id.as_str(), change.to.summary.as_str()), ("3", "app:1"), "{change:?}");
+    let report = undo(&db, Target::Previous, FailurePolicy::Halt).await;
+    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+    assert_eq!(pod_image(&namespace.get("Pod", "db-1").await), "app:1");
+}
+
+#[tokio::test]
 async fn with_on_delete_the_plan_says_that_pods_do_not_change_by_themselves() {
     let testbed = Testbed::shared().await;
     let namespace = testbed.namespace("on-delete").await;
@@ -136,6 +160,12 @@ async fn with_on_delete_the_plan_says_that_pods_do_not_change_by_themselves() {
     let report = undo(&agent, Target::Previous, FailurePolicy::Halt).await;
     assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
     assert!(report.steps[0].message.as_ref().unwrap().contains("OnDelete"));
+    let before = namespace.list("Pod", "app=agent").await;
+    let report = restart(&agent, RestartScope::All, Duration::from_secs(20)).await;
+    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+    let after = namespace.list("Pod", "app=agent").await;
+    assert!(uids(&before).keys().all(|name| !uids(&after).contains_key(name)));
+    assert!(after.iter().all(|pod| pod_image(pod) == "app:1"), "{after:#?}");
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use rollback_core::{
     RunOptions, RunReport, StepContext, StepId, StepOutcome, Target,
 };
 use rollback_k8s::{Cluster, ConnectOptions, Workload, WorkloadKind, WorkloadOptions};
-use rollback_tests::{FaultProxy, Namespace, Testbed, objects};
+use rollback_tests::{Fault, FaultProxy, Matcher, Namespace, Testbed, objects};
 use serde_json::{Value, json};
 
 pub(crate) async fn cluster(testbed: &Testbed) -> Cluster {
@@ -132,4 +132,69 @@ async fn an_annotation_that_was_absent_when_planned_is_guarded_too() {
     let error = web.apply(&context(), &change).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error:?}");
     assert_eq!(image(&namespace.get("Deployment", "web").await), "app:2");
+}
+
+#[tokio::test]
+async fn a_patch_whose_response_is_lost_is_found_done_and_not_made_again() {
+    let (namespace, proxy, web) = proxied("lost", &["app:1", "app:2"]).await;
+    let before = namespace.get("Deployment", "web").await;
+    proxy.fault(Matcher::method("PATCH"), Fault::DropAccepted);
+    let report = undo(&web, Target::Previous, FailurePolicy::Halt).await;
+    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+    assert_eq!((proxy.writes().len(), report.steps[0].attempts), (1, 1));
+    let left = &namespace.get("Deployment", "web").await["metadata"]["annotations"]["rollback.dev/left"];
+    assert_eq!(left.as_str().unwrap().matches("fingerprint").count(), 1);
+    assert_ne!(
+        before["metadata"]["generation"],
+        namespace.get("Deployment", "web").await["metadata"]["generation"]
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_is_busy_or_failing_is_asked_again_when_it_says_so() {
+    let (_namespace, proxy, web) = proxied("busy", &["app:1", "app:2"]).await;
+    proxy.fault(Matcher::method("PATCH").nth(1), Fault::Status { code: 429, retry_after: Some(2) });
+    proxy.fault(Matcher::method("PATCH").nth(1), Fault::Status { code: 500, retry_after: None });
+    proxy.fault(Matcher::method("PATCH").nth(1), Fault::Reset);
+    let report = undo(&web, Target::Previous, FailurePolicy::Halt).await;
+    assert_eq!((report.outcome, report.steps[0].attempts), (Outcome::Completed, 4), "{report:#?}");
+    let patches: Vec<_> = proxy.writes();
+    assert_eq!(patches.len(), 4);
+    assert!(patches[1].started - patches[0].started >= Duration::from_secs(2), "Retry-After is honoured");
+}
+
+#[tokio::test]
+async fn a_server_that_stays_away_leaves_a_step_that_says_so_and_changed_nothing() {
+    let (namespace, proxy, web) = proxied("away", &["app:1", "app:2"]).await;
+    proxy.fault(Matcher::method("PATCH"), Fault::Status { code: 503, retry_after: None });
+    let component: Arc<dyn Rollbackable> = Arc::new(web);
+    let plan = Planner::new().rollback("web", component.clone(), Target::Previous, &[]).plan().await.unwrap();
+    let engine = Engine::new(Arc::new(MemoryJournal::new()));
+    let mut options = RunOptions::by("tests");
+    options.apply_timeout = Duration::from_secs(3);
+    let report = engine.execute(&plan, &Components::new().with(component), options).await.unwrap();
+    assert_eq!((report.outcome, report.steps[0].outcome), (Outcome::Halted, StepOutcome::Refused));
+    assert!(!report.changed(), "{report:#?}");
+    assert_eq!(image(&namespace.get("Deployment", "web").await), "app:2");
+}
+
+#[tokio::test]
+async fn two_undos_at_once_move_the_deployment_once() {
+    let (namespace, proxy, web) = proxied("both", &["app:1", "app:2", "app:3"]).await;
+    let mut hold = proxy.hold(Matcher::method("PATCH").nth(1));
+    let slow = undo(&web, Target::Previous, FailurePolicy::Halt);
+    let other = async {
+        hold.reached().await;
+        let other = undo(&web, Target::Previous, FailurePolicy::Halt).await;
+        hold.release();
+        other
+    };
+    let (slow, other) = tokio::join!(slow, other);
+    assert_eq!(other.outcome, Outcome::Completed, "{other:#?}");
+    // The slow one finds its own target in place.
+    assert_eq!(slow.outcome, Outcome::Completed, "{slow:#?}");
+    let object = namespace.get("Deployment", "web").await;
+    assert_eq!(image(&object), "app:2");
+    let left = object["metadata"]["annotations"]["rollback.dev/left"].as_str().unwrap();
+    assert_eq!(left.matches("fingerprint").count(), 1, "{left}");
 }

@@ -21,7 +21,7 @@ impl Workload {
     pub(crate) async fn carry_out(&self, cx: &StepContext, change: &Change) -> Result<()> {
         let parsed = Parsed::of(change)?;
         if change.kind == ChangeKind::Restart && !parsed.to.gone.is_empty() {
-            return self.evict(cx, change, &parsed.to.gone).await;
+            return self.evict(cx, change, &parsed.to).await;
         }
         self.write_fields(cx, change, &parsed).await?;
         if !parsed.to.gone.is_empty() {
@@ -196,9 +196,9 @@ impl Workload {
         }
     }
 
-    /// Whether a pod that the change removes is still there and still in the way.
-    pub(crate) async fn is_still_there(&self, pod: &PodRef) -> Result<bool> {
-        Ok(self.read_pod(pod).await?.is_some_and(|live| !json::is_ready(&live)))
+    /// Whether a pod that the change removes is still there, and not ready unless ready ones go too.
+    pub(crate) async fn is_in_the_way(&self, pod: &PodRef, ready_too: bool) -> Result<bool> {
+        Ok(self.read_pod(pod).await?.is_some_and(|live| ready_too || !json::is_ready(&live)))
     }
 
     /// Waits a moment within the deadline.

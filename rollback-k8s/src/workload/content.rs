@@ -32,6 +32,9 @@ pub(crate) struct Content {
     /// Pods that are not there in this state and are in the other.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) gone: Vec<PodRef>,
+    /// Whether those pods go even where they are ready.
+    #[serde(default)]
+    pub(crate) ready_too: bool,
     /// The digests that its images had, by image as written, where pods told.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) digests: BTreeMap<String, BTreeSet<String>>,

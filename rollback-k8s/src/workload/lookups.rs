@@ -15,8 +15,8 @@ use crate::{Cluster, json, ownership};
 
 /// What was found.
 pub(crate) struct Found {
-    /// The workload's pods; none when they may not be seen.
-    pub(crate) pods: Option<Vec<Value>>,
+    /// The pods of the namespace; none when they may not be seen.
+    pub(crate) pods: Option<Arc<Vec<Value>>>,
     absent: Vec<Reference>,
     changed: Vec<Reference>,
     warnings: Vec<String>,
@@ -64,7 +64,6 @@ pub(crate) async fn look_up(
     cluster: &Cluster,
     kind: WorkloadKind,
     id: &ComponentId,
-    object: &Value,
     wanted: &Value,
     last_ran: Option<LastRan>,
 ) -> Found {
@@ -96,7 +95,7 @@ pub(crate) async fn look_up(
         rollout: rollouts.ok().and_then(|all| ownership::referring_rollout(&all, id.name())),
     };
     match pods {
-        Ok(pods) => found.pods = Some(own_pods(kind, object, &pods)),
+        Ok(pods) => found.pods = Some(pods),
         Err(e) => found.warnings.push(not_checked("its pods", &e)),
     }
     match scalers {
@@ -134,18 +133,4 @@ fn not_checked(what: &str, error: &Error) -> String {
         _ => error.report().message,
     };
     format!("{what}: not checked ({why})")
-}
-
-/// The pods whose labels the workload selects; for those of a `ReplicaSet`, by the labels alone.
-fn own_pods(kind: WorkloadKind, object: &Value, pods: &[Value]) -> Vec<Value> {
-    let wanted = json::strings(object, "/spec/selector/matchLabels");
-    let fits = |pod: &&Value| match kind {
-        WorkloadKind::Deployment => {
-            wanted.iter().all(|(key, value)| json::label(pod, key) == Some(value.as_str()))
-        }
-        WorkloadKind::StatefulSet | WorkloadKind::DaemonSet => {
-            json::controller_uid(pod) == Some(json::uid(object))
-        }
-    };
-    pods.iter().filter(fits).cloned().collect()
 }

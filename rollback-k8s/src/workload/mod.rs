@@ -221,7 +221,7 @@ impl Workload {
         }
         let mut parts = content::locate_fields(&parsed.from, &parsed.to, &live);
         for pod in &parsed.to.gone {
-            let there = self.is_still_there(pod).await?;
+            let there = self.is_in_the_way(pod, parsed.to.ready_too).await?;
             parts.push((format!("pod {}", pod.name), there, !there));
         }
         Ok(Position::of_parts(parts))

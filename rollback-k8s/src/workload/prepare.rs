@@ -6,7 +6,7 @@ use rollback_core::{Change, ChangeKind, Error, ErrorKind, FieldChange, Result, R
 use serde_json::{Value, json};
 
 use super::content::{Content, LEFT, LeftEntry, LeftRecord, PodRef, left_entries};
-use super::history::{CHANGE_CAUSE, History, LastRan, Record};
+use super::history::{CHANGE_CAUSE, History, Record};
 use super::last_applied::{self, LAST_APPLIED};
 use super::template::{self, diff, exact, identity, restart_only, restorable};
 use super::{UndoMode, Workload, WorkloadKind, lookups, patch, pods, status};
@@ -94,6 +94,7 @@ impl Workload {
             annotations: BTreeMap::new(),
             left: LeftRecord::Untouched,
             gone: Vec::new(),
+            ready_too: false,
             digests: BTreeMap::new(),
         };
         let mut change = Change {
@@ -115,9 +116,8 @@ impl Workload {
         }
         self.refuse_unfit(&object, &mut change.warnings)?;
         self.warn(&object, choice.record.as_ref(), &mut change.warnings);
-        let lookups = self
-            .look_up(&object, &choice.template, choice.record.as_ref().map(|r| history.last_ran(r)))
-            .await;
+        let last_ran = choice.record.as_ref().map(|record| history.last_ran(record));
+        let lookups = lookups::look_up(&self.cluster, self.kind, &self.id, &choice.template, last_ran).await;
         lookups.judge(&choice.id, &self.options, &mut change.warnings)?;
 
         let mut to = Content { template: choice.template, digests: choice.digests, ..from.clone() };
@@ -135,18 +135,13 @@ impl Workload {
             });
         }
         if let Some(pods) = &lookups.pods {
-            let of_hash = |hash: Option<String>| {
-                let mine: Vec<&Value> = pods
-                    .iter()
-                    .filter(|pod| {
-                        hash.is_some() && json::label(pod, self.kind.hash_label()) == hash.as_deref()
-                    })
-                    .collect();
-                pods::digests(mine.into_iter())
+            let of_hash = |record: Option<&Record>| {
+                let hash = record.and_then(|record| record.hash.as_deref());
+                let fits = |pod: &&Value| hash.is_some() && json::label(pod, self.kind.hash_label()) == hash;
+                pods::digests(pods.iter().filter(fits))
             };
-            from.digests = of_hash(history.current().and_then(|record| record.hash.clone()));
-            let recorded = of_hash(choice.record.as_ref().and_then(|record| record.hash.clone()));
-            to.digests.extend(recorded);
+            from.digests = of_hash(history.current());
+            to.digests.extend(of_hash(choice.record.as_ref()));
             if self.kind == WorkloadKind::StatefulSet {
                 let wanted = choice.record.as_ref().and_then(|record| record.hash.as_deref());
                 to.gone = pods::blocking(&object, pods, wanted).into_iter().map(PodRef::of).collect();
@@ -262,7 +257,7 @@ impl Workload {
             .filter(|record| record.replicas.is_some_and(|(_, available)| available > 0))
             .max_by_key(|r| (r.replicas.map(|(_, available)| available), r.number));
         let stable = json::text(object, "/status/currentRevision")
-            .filter(|_| !status::rollout(WorkloadKind::StatefulSet, object).is_converged())
+            .filter(|stable| json::text(object, "/status/updateRevision") != Some(*stable))
             .and_then(|name| candidates.iter().find(|record| record.name == name));
         let by_number = candidates.first();
         let chosen = serving.or(stable).or(by_number).ok_or_else(nothing_earlier)?;
@@ -383,10 +378,6 @@ impl Workload {
             moved.insert(LAST_APPLIED.to_owned(), Some(after));
         }
         moved
-    }
-
-    async fn look_up(&self, object: &Value, wanted: &Value, last_ran: Option<LastRan>) -> lookups::Found {
-        lookups::look_up(&self.cluster, self.kind, &self.id, object, wanted, last_ran).await
     }
 }
 

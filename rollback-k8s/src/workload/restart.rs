@@ -29,39 +29,36 @@ impl Workload {
             annotations: std::collections::BTreeMap::new(),
             left: LeftRecord::Untouched,
             gone: Vec::new(),
+            ready_too: false,
             digests: std::collections::BTreeMap::new(),
         };
         let mut to = from.clone();
         let mut diff = Vec::new();
-        let mut warnings = Vec::new();
-        let irreversible = match scope {
-            RestartScope::All => {
-                if json::flag(&object, "/spec/paused") {
-                    let (kind, name, namespace) = (self.kind, self.id.name(), self.namespace());
-                    return Err(Error::new(ErrorKind::Refused, "it is paused: a restart would not roll out")
-                        .with_hint(format!("kubectl rollout resume {kind}/{name} -n {namespace}")));
-                }
-                if status::is_on_delete(&object) {
-                    warnings.push("strategy OnDelete: pods do not restart by themselves".into());
-                }
-                let now = self.cluster.clock().now().to_string();
-                set_restarted_at(&mut to.template, &now);
-                diff.push(FieldChange {
-                    path: format!("/spec/template/metadata/annotations/{}", json::token(RESTARTED_AT)),
-                    from: template::restarted_at(&live).map(Value::from),
-                    to: Some(Value::from(now)),
-                });
-                "pods that were restarted stay restarted"
+        // With OnDelete a rollout restart would restart nothing.
+        let by_pods = scope == RestartScope::Unready || status::is_on_delete(&object);
+        let irreversible = if by_pods {
+            to.ready_too = scope == RestartScope::All;
+            to.gone = self.pods_to_restart(&object, to.ready_too).await?;
+            diff.extend(to.gone.iter().map(|pod| FieldChange {
+                path: format!("/pods/{}", pod.name),
+                from: Some(json!(pod.uid)),
+                to: None,
+            }));
+            "pods that were evicted do not come back"
+        } else {
+            if json::flag(&object, "/spec/paused") {
+                let (kind, name, namespace) = (self.kind, self.id.name(), self.namespace());
+                return Err(Error::new(ErrorKind::Refused, "it is paused: a restart would not roll out")
+                    .with_hint(format!("kubectl rollout resume {kind}/{name} -n {namespace}")));
             }
-            RestartScope::Unready => {
-                to.gone = self.unready_pods(&object).await?;
-                diff.extend(to.gone.iter().map(|pod| FieldChange {
-                    path: format!("/pods/{}", pod.name),
-                    from: Some(json!(pod.uid)),
-                    to: None,
-                }));
-                "pods that were evicted do not come back"
-            }
+            let now = self.cluster.clock().now().to_string();
+            set_restarted_at(&mut to.template, &now);
+            diff.push(FieldChange {
+                path: format!("/spec/template/metadata/annotations/{}", json::token(RESTARTED_AT)),
+                from: template::restarted_at(&live).map(Value::from),
+                to: Some(Value::from(now)),
+            });
+            "pods that were restarted stay restarted"
         };
         let images = template::images(&live);
         let (from_id, to_id) = match scope {
@@ -83,14 +80,14 @@ impl Workload {
             to,
             identity: Some(json::uid(&object).to_owned()),
             diff,
-            warnings,
+            warnings: Vec::new(),
             touches: Vec::new(),
             irreversible: Some(irreversible.into()),
             hint: Some(patch::hint(&object)),
         })
     }
 
-    async fn unready_pods(&self, object: &Value) -> Result<Vec<PodRef>> {
+    async fn pods_to_restart(&self, object: &Value, ready_too: bool) -> Result<Vec<PodRef>> {
         let query = super::history::selector_query(object);
         let all = self.cluster.list(&self.pods_path(), &query, "listing pods").await?;
         let owners: Vec<String> = match self.kind {
@@ -102,33 +99,35 @@ impl Workload {
             }
             WorkloadKind::StatefulSet | WorkloadKind::DaemonSet => vec![json::uid(object).to_owned()],
         };
-        let mut unready: Vec<_> = all
+        let mut chosen: Vec<_> = all
             .iter()
             .filter(|pod| json::controller_uid(pod).is_some_and(|uid| owners.iter().any(|own| own == uid)))
-            .filter(|pod| !json::is_ready(pod) && !pods::is_terminating(pod))
+            .filter(|pod| (ready_too || !json::is_ready(pod)) && !pods::is_terminating(pod))
             .map(PodRef::of)
             .collect();
-        unready.sort();
-        Ok(unready)
+        chosen.sort();
+        Ok(chosen)
     }
 
     /// Evicts the pods, one at a time, waiting each time for the workload to have one more ready pod.
     /// Eviction respects `PodDisruptionBudgets`.
-    pub(crate) async fn evict(&self, cx: &StepContext, change: &Change, all: &[PodRef]) -> Result<()> {
+    pub(crate) async fn evict(&self, cx: &StepContext, change: &Change, to: &Content) -> Result<()> {
         let live = self.read().await?;
         super::apply::refuse_another(change, &live)?;
         let version = self.eviction_version().await?;
-        for (index, pod) in all.iter().enumerate() {
-            if !self.is_still_there(pod).await? {
+        for (index, pod) in to.gone.iter().enumerate() {
+            let Some(live) = self.read_pod(pod).await? else { continue };
+            if json::is_ready(&live) && !to.ready_too {
                 continue;
             }
-            let ready = self.ready_pods().await?;
+            // What was ready before has to be ready again; what was not has to be one more.
+            let wanted = self.ready_pods().await? + i64::from(!json::is_ready(&live));
             self.evict_one(cx, pod, &version).await?;
             while self.read_pod(pod).await?.is_some() {
                 self.pause(cx, &format!("pod {} did not end", pod.name)).await?;
             }
             // After the last one, verification does the waiting.
-            while index + 1 < all.len() && self.ready_pods().await? <= ready {
+            while index + 1 < to.gone.len() && self.ready_pods().await? < wanted {
                 cx.progress(format!("waiting for the pod in place of {} to be ready", pod.name));
                 self.pause(cx, &format!("the pod in place of {} did not get ready", pod.name)).await?;
             }
