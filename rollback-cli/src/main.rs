@@ -1,2 +1,60 @@
-//! x
-fn main() {}
+//! The command `rollback`: parses what is typed, calls the library, prints what it says.
+
+mod args;
+mod commands;
+mod exit;
+mod keep;
+mod naming;
+mod output;
+mod session;
+mod signals;
+#[cfg(test)]
+mod testing;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use rollback_core::{Error, ErrorKind};
+use tokio::runtime::Runtime;
+
+use args::{Cli, Format};
+use exit::{Exit, Failure};
+use session::App;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error).into(),
+    };
+    let format = cli.global.output;
+    let exit = match Runtime::new() {
+        Ok(runtime) => {
+            let exit = runtime.block_on(run(cli));
+            // A prompt that nobody answered would keep the program alive.
+            runtime.shutdown_background();
+            exit
+        }
+        Err(e) => Err(Error::new(ErrorKind::Unexpected, "cannot start").with_source(e).into()),
+    };
+    exit.unwrap_or_else(|failure| {
+        output::failure(&failure, format);
+        failure.exit()
+    })
+    .into()
+}
+
+async fn run(cli: Cli) -> Result<Exit, Failure> {
+    let stop = signals::stop()
+        .map_err(|e| Error::new(ErrorKind::Unexpected, "cannot listen for signals").with_source(e))?;
+    commands::run(&App { global: cli.global, stop }, cli.command).await
+}
+
+/// Help and version end well; everything else was typed wrongly.
+fn usage(error: &clap::Error) -> Exit {
+    if error.use_stderr() && args::wants_json(std::env::args()) {
+        output::failure(&args::as_failure(error), Format::Json);
+    } else {
+        let _ = error.print();
+    }
+    if error.use_stderr() { Exit::Usage } else { Exit::Done }
+}

@@ -97,8 +97,10 @@ impl Cluster {
                 let read = match path {
                     Some(path) => Kubeconfig::read_from(path)
                         .map_err(|e| invalid(format!("cannot read {}", path.display())).with_source(e)),
-                    None => Kubeconfig::read()
-                        .map_err(|e| invalid("cannot read the kubeconfig".into()).with_source(e)),
+                    None => Kubeconfig::read().map_err(|e| {
+                        let files = std::env::var("KUBECONFIG").unwrap_or("~/.kube/config".into());
+                        invalid(format!("cannot read {files}")).with_source(e)
+                    }),
                 }?;
                 let context = context.or_else(|| read.current_context.clone());
                 let options = KubeConfigOptions { context: context.clone(), ..KubeConfigOptions::default() };

@@ -127,6 +127,11 @@ impl Testbed {
         Namespace::create_in(self, self.unique(prefix)).await
     }
 
+    /// A new namespace of exactly this name, which one test alone may use.
+    pub async fn namespace_named(&'static self, name: &str) -> Namespace {
+        Namespace::create_in(self, name.to_owned()).await
+    }
+
     /// The next user without any right.
     pub async fn user(&'static self) -> RestrictedUser {
         if self.own {

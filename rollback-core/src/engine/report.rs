@@ -1,7 +1,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ComponentId, ErrorReport, Fingerprint, Outcome, Plan, RunId, RunState, StepId, StepOutcome, Timestamp,
+    ChangeKind, ComponentId, ErrorReport, Fingerprint, Outcome, Plan, RunId, RunState, StepId, StepOutcome,
+    Timestamp,
 };
 
 /// How a run went, as its journal tells it.
@@ -36,6 +37,8 @@ pub struct StepReport {
     pub id: StepId,
     /// What it moved.
     pub component: ComponentId,
+    /// What sort of move it was.
+    pub kind: ChangeKind,
     /// The revision that it moved from.
     pub from: String,
     /// The revision that it moved to.
@@ -84,6 +87,7 @@ fn steps(plan: &Plan, state: &RunState) -> Vec<StepReport> {
             Some(StepReport {
                 id: step.id.clone(),
                 component: step.change.component.clone(),
+                kind: step.change.kind,
                 from: step.change.from.id.clone(),
                 to: step.change.to.id.clone(),
                 outcome: known.outcome,

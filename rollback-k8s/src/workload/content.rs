@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rollback_core::{Change, Error, ErrorKind, Fingerprint, Position, Result, Snapshot};
+use rollback_core::{Change, ChangeKind, Error, ErrorKind, Fingerprint, Position, Result, Snapshot};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -122,7 +122,16 @@ pub(crate) struct Parsed {
 
 impl Parsed {
     pub(crate) fn of(change: &Change) -> Result<Self> {
-        Ok(Self { from: Content::of(&change.from)?, to: Content::of(&change.to)? })
+        let parsed = Self { from: Content::of(&change.from)?, to: Content::of(&change.to)? };
+        // A fingerprint is what was agreed to: content that does not fit it is another state.
+        for (content, snapshot) in [(&parsed.from, &change.from), (&parsed.to, &change.to)] {
+            let intact = content.template_fingerprint(&content.template) == snapshot.fingerprint;
+            if change.kind == ChangeKind::Rollback && !intact {
+                let message = format!("the template of revision {} is not the one planned", snapshot.id);
+                return Err(Error::new(ErrorKind::InvalidPlan, message).with_hint("plan again"));
+            }
+        }
+        Ok(parsed)
     }
 
     /// Where the object's fields stand.

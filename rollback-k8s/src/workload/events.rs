@@ -1,6 +1,6 @@
 //! Kubernetes Events that tell of a rollback.
 
-use rollback_core::{Result, RunId, StepOutcome, StepReport};
+use rollback_core::{ChangeKind, Result, RunId, StepOutcome, StepReport};
 use serde_json::json;
 
 use super::Workload;
@@ -9,6 +9,9 @@ use crate::json;
 
 impl Workload {
     pub(crate) async fn post_event(&self, run: RunId, step: &StepReport) -> Result<()> {
+        if step.kind == ChangeKind::Restart {
+            return Ok(());
+        }
         let moved = format!("from revision {} to {} (run {run})", step.from, step.to);
         let why = step.error.as_ref().map(|error| format!(": {}", error.message)).unwrap_or_default();
         let (kind, reason, message) = match step.outcome {

@@ -87,7 +87,7 @@ impl FromStr for WorkloadKind {
     /// Reads the names that kubectl takes: `deployment`, `deployments`, `deploy`, `deployments.apps`.
     fn from_str(text: &str) -> Result<Self, Error> {
         let lower = text.to_ascii_lowercase();
-        match lower.strip_suffix(".apps").or_else(|| lower.strip_suffix(".v1.apps")).unwrap_or(&lower) {
+        match lower.strip_suffix(".v1.apps").or_else(|| lower.strip_suffix(".apps")).unwrap_or(&lower) {
             "deployment" | "deployments" | "deploy" => Ok(Self::Deployment),
             "statefulset" | "statefulsets" | "sts" => Ok(Self::StatefulSet),
             "daemonset" | "daemonsets" | "ds" => Ok(Self::DaemonSet),

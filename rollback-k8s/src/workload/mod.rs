@@ -155,7 +155,8 @@ impl Workload {
     }
 
     /// Posts an Event on the object that tells how a step of a run ended: `RolledBack` or
-    /// `RollbackFailed`. A step that changed nothing has none.
+    /// `RollbackFailed`. A step that changed nothing has none, nor has a restart, of which the Events of
+    /// its pods tell.
     ///
     /// # Errors
     /// What the server answers. The Event is for people: going on without it is safe.

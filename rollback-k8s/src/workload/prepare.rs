@@ -260,7 +260,13 @@ impl Workload {
             .filter(|stable| json::text(object, "/status/updateRevision") != Some(*stable))
             .and_then(|name| candidates.iter().find(|record| record.name == name));
         let by_number = candidates.first();
-        let chosen = serving.or(stable).or(by_number).ok_or_else(nothing_earlier)?;
+        let Some(chosen) = serving.or(stable).or(by_number) else {
+            let error = nothing_earlier();
+            if notes.is_empty() {
+                return Err(error);
+            }
+            return Err(error.with_hint(format!("{}; name one with --to-revision", notes.join("; "))));
+        };
         if by_number.is_some_and(|record| record.number != chosen.number) {
             notes.push(format!(
                 "a rollout is under way: revision {} is what still serves, so it counts as the previous one",

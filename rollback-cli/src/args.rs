@@ -1,0 +1,355 @@
+//! What is typed.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use jiff::fmt::friendly::SpanParser;
+use rollback_core::{Error, ErrorKind, FailurePolicy};
+
+use crate::exit::Failure;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "rollback",
+    version,
+    about = "Returns Deployments, StatefulSets and DaemonSets to an earlier revision: shows what will change, \
+             asks, changes it, and watches until it has settled",
+    max_term_width = 100,
+    after_help = "In an emergency:
+  rollback undo deployment/web -n shop        to the revision before the current one
+  rollback history deployment/web -n shop     which revisions there are
+  rollback status deployment/web -n shop      is it settled?
+
+Exit codes: 0 done or nothing to do; 1 refused, failed or answered no, nothing was changed;
+2 usage, configuration or connection; 3 changed and reversed again; 4 changed and not in a good
+state, the message says what to do next; 130 interrupted."
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Global {
+    /// Namespace of components written as TYPE/NAME [default: that of the context]
+    #[arg(short, long, global = true, value_name = "NAMESPACE", help_heading = "Connection and output")]
+    pub(crate) namespace: Option<String>,
+    /// Context of the kubeconfig [default: its current one]
+    #[arg(long, global = true, value_name = "CONTEXT", help_heading = "Connection and output")]
+    pub(crate) context: Option<String>,
+    /// Kubeconfig file [default: $KUBECONFIG, else ~/.kube/config]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Connection and output")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// How to print the result
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_name = "FORMAT",
+        default_value = "table",
+        help_heading = "Connection and output"
+    )]
+    pub(crate) output: Format,
+    /// No progress on stderr
+    #[arg(short, long, global = true, help_heading = "Connection and output")]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    Table,
+    /// Stable, for programs; errors on stderr are JSON as well
+    Json,
+    /// The same as YAML
+    Yaml,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Lists the revisions of a component, newest first
+    #[command(after_help = "Example:
+  rollback history deployment/web -n shop")]
+    History(HistoryArgs),
+    /// Shows what an undo would change, and changes nothing
+    #[command(after_help = "Examples:
+  rollback plan deployment/web -n shop
+  rollback plan deploy/web sts/db -n shop --to-revision deploy/web=3
+  rollback plan deployment/web --out plan.json    then: rollback undo --plan plan.json")]
+    Plan(PlanArgs),
+    /// Returns components to an earlier revision, and watches until they have settled
+    #[command(after_help = "Examples:
+  rollback undo deployment/web -n shop                    to the revision before the current one
+  rollback undo deployment/web -n shop --to-revision 3    to revision 3
+  rollback undo --plan plan.json --yes                    exactly what was planned")]
+    Undo(UndoArgs),
+    /// Tells whether a rollout is done
+    #[command(after_help = "Examples:
+  rollback status deployment/web -n shop
+  rollback status deployment/web -n shop --watch --timeout 5m    exit code 1 unless it settles")]
+    Status(StatusArgs),
+    /// Restarts the pods of a component that are not ready, one at a time, or all of them
+    #[command(after_help = "Examples:
+  rollback restart deployment/web -n shop          the pods that are not ready
+  rollback restart deployment/web -n shop --all    all pods, as a rollout")]
+    Restart(RestartArgs),
+    /// Prints the completion script of a shell
+    #[command(after_help = "Example:
+  source <(rollback completions bash)")]
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HistoryArgs {
+    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db or ds/agent
+    #[arg(value_name = "COMPONENT", required = true, num_args = 1..=2)]
+    pub(crate) component: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db or ds/agent
+    #[arg(value_name = "COMPONENT", required = true)]
+    pub(crate) components: Vec<String>,
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    /// Keep the plan in this new file, for `rollback undo --plan`. It holds the pod templates as they are
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UndoArgs {
+    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db or ds/agent
+    #[arg(value_name = "COMPONENT", required_unless_present = "plan")]
+    pub(crate) components: Vec<String>,
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    /// Carry out exactly the plan that `rollback plan --out` kept
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all =
+            ["components", "to_revision", "compat", "declarative", "gitops", "force", "on_failure"]
+    )]
+    pub(crate) plan: Option<PathBuf>,
+    /// Stop after the server accepted a dry run; nothing is changed
+    #[arg(long, value_name = "WHERE")]
+    pub(crate) dry_run: Option<DryRun>,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    /// Why, for the record
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TargetArgs {
+    /// Return to revision R; 0 is the previous one. With several components: NAME=R, may be repeated
+    #[arg(long, value_name = "[NAME=]R", allow_negative_numbers = true)]
+    pub(crate) to_revision: Vec<String>,
+    /// What to do once a component has failed
+    #[arg(long, value_name = "POLICY", default_value = "halt")]
+    pub(crate) on_failure: OnFailure,
+    /// Go on past a refusal that names this option, such as a missing ConfigMap
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// What to do with an object that Argo CD, Flux or the like would take back
+    #[arg(long, value_name = "POLICY", default_value = "refuse")]
+    pub(crate) gitops: GitOps,
+    /// Also move the last-applied annotation, so that the next `kubectl apply` removes what it should
+    #[arg(long)]
+    pub(crate) declarative: bool,
+    /// Leave the object exactly as this tool's undo does
+    #[arg(long, value_name = "TOOL")]
+    pub(crate) compat: Option<Compat>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Ask nothing; needed where stdin is no terminal
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    /// How long each component may take to settle, such as 30s, 5m or 1h
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration)]
+    pub(crate) timeout: Duration,
+    /// Return once the change is made, without watching it settle
+    #[arg(long)]
+    pub(crate) no_verify: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db or ds/agent
+    #[arg(value_name = "COMPONENT", required = true, num_args = 1..=2)]
+    pub(crate) component: Vec<String>,
+    /// Watch until it has settled or failed
+    #[arg(short, long)]
+    pub(crate) watch: bool,
+    /// How long to watch, such as 30s, 5m or 1h [default: 10m]
+    #[arg(long, value_name = "DURATION", requires = "watch", value_parser = duration)]
+    pub(crate) timeout: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RestartArgs {
+    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db or ds/agent
+    #[arg(value_name = "COMPONENT", required = true, num_args = 1..=2)]
+    pub(crate) component: Vec<String>,
+    /// All pods, as a rollout, and not only those that are not ready
+    #[arg(long)]
+    pub(crate) all: bool,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DryRun {
+    /// The server checks the change and keeps nothing of it
+    Server,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnFailure {
+    /// Stop; what was done stands
+    Halt,
+    /// Stop, and reverse what was done
+    Compensate,
+    /// Go on with the others
+    Continue,
+}
+
+impl From<OnFailure> for FailurePolicy {
+    fn from(policy: OnFailure) -> Self {
+        match policy {
+            OnFailure::Halt => Self::Halt,
+            OnFailure::Compensate => Self::Compensate,
+            OnFailure::Continue => Self::Continue,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum GitOps {
+    /// Refuse, and say what to do there
+    Refuse,
+    /// Go on, and keep watching whether it is taken back
+    Ignore,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Compat {
+    /// As `kubectl rollout undo`
+    Kubectl,
+}
+
+/// The longest time that may be asked for; beyond, somebody mistyped.
+const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Reads a duration as people write it: `30s`, `5m`, `1h30m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    match SpanParser::new().parse_unsigned_duration(text) {
+        Ok(time) if time.is_zero() => Err("it must be longer than no time".into()),
+        Ok(time) if time > LONGEST => Err("it must be at most 720h".into()),
+        Ok(time) => Ok(time),
+        Err(_) => Err("write it as 30s, 5m or 1h".into()),
+    }
+}
+
+/// Whether JSON is asked for, also where the rest cannot be parsed.
+pub(crate) fn wants_json(args: impl Iterator<Item = String>) -> bool {
+    let mut last_is_flag = false;
+    for arg in args.take_while(|arg| arg != "--") {
+        if matches!(arg.as_str(), "-ojson" | "-o=json" | "--output=json") || (last_is_flag && arg == "json") {
+            return true;
+        }
+        last_is_flag = matches!(arg.as_str(), "-o" | "--output");
+    }
+    false
+}
+
+/// A usage error as data: its first paragraph, without the usage that clap adds for people.
+pub(crate) fn as_failure(error: &clap::Error) -> Failure {
+    let text = error.to_string();
+    let paragraph = text.split("\n\n").next().unwrap_or_default();
+    let message = paragraph.trim().trim_start_matches("error: ").replace('\n', " ");
+    Failure::setup(Error::new(ErrorKind::InvalidConfig, message).with_hint("see rollback --help"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_an_example() {
+        for command in Cli::command().get_subcommands() {
+            let text = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(text.starts_with("Example"), "{}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn durations_are_read_as_people_write_them() {
+        let seconds = |text| duration(text).map(|time| time.as_secs()).ok();
+        assert_eq!(["30s", "5m", "1h", "1h30m"].map(seconds), [Some(30), Some(300), Some(3600), Some(5400)]);
+        for bad in ["", "0s", "5", "-5m", "5m ago", "soon", "9999999h", "99999999999999999999h"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_kept_plan_needs_no_component_and_takes_no_target() {
+        assert!(parse("rollback undo --plan p.json --yes").is_ok());
+        assert!(parse("rollback undo").is_err());
+        assert!(parse("rollback undo deploy/web --plan p.json").is_err());
+        assert!(parse("rollback undo --plan p.json --to-revision 3").is_err());
+        assert!(parse("rollback undo --plan p.json --force").is_err());
+    }
+
+    #[test]
+    fn a_negative_revision_reaches_our_own_error() {
+        let Ok(Cli { command: Command::Undo(undo), .. }) = parse("rollback undo deploy/web --to-revision -1")
+        else {
+            panic!("not an undo");
+        };
+        assert_eq!(undo.target.to_revision, ["-1"]);
+    }
+
+    #[test]
+    fn json_is_recognized_before_anything_is_parsed() {
+        let wants = |line: &str| wants_json(line.split_whitespace().map(str::to_owned));
+        for line in ["rollback -o json x", "rollback x -ojson", "rollback --output=json", "rollback -o=json"]
+        {
+            assert!(wants(line), "{line}");
+        }
+        for line in ["rollback json", "rollback -o yaml json", "rollback -- -ojson"] {
+            assert!(!wants(line), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_usage_error_becomes_one_line() {
+        let failure = as_failure(&parse("rollback undo deploy/web --timeout soon").unwrap_err());
+        let message = failure.error.to_string();
+        assert!(message.contains("--timeout") && message.contains("write it as 30s"), "{message}");
+        assert!(!message.contains('\n') && !message.starts_with("error"), "{message}");
+    }
+}

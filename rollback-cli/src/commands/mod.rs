@@ -1,0 +1,36 @@
+//! One file for each command, and what `undo` and `restart` share.
+
+mod carry_out;
+mod history;
+mod plan;
+mod restart;
+mod status;
+mod undo;
+
+use clap::CommandFactory as _;
+use clap_complete::Shell;
+
+use crate::args::{Cli, Command};
+use crate::exit::{Exit, Failure};
+use crate::output;
+use crate::session::App;
+
+pub(crate) async fn run(app: &App, command: Command) -> Result<Exit, Failure> {
+    match command {
+        Command::History(args) => app.until_stopped(history::run(app, args)).await,
+        Command::Plan(args) => app.until_stopped(plan::run(app, args)).await,
+        Command::Undo(args) => undo::run(app, args).await,
+        Command::Status(args) => app.until_stopped(status::run(app, args)).await,
+        Command::Restart(args) => restart::run(app, args).await,
+        Command::Completions { shell } => {
+            completions(shell);
+            Ok(Exit::Done)
+        }
+    }
+}
+
+fn completions(shell: Shell) {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "rollback", &mut script);
+    output::print(&String::from_utf8_lossy(&script));
+}

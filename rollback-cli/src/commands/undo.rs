@@ -1,0 +1,72 @@
+//! `rollback undo`
+
+use std::path::Path;
+
+use futures::future::try_join_all;
+use rollback_k8s::{GitOps, Workload, WorkloadOptions};
+use serde_json::json;
+
+use super::carry_out::{self, How, Prepared};
+use crate::args::{self, UndoArgs};
+use crate::exit::{Exit, Failure};
+use crate::keep;
+use crate::output::{self, table};
+use crate::session::{self, App};
+
+pub(crate) async fn run(app: &App, args: UndoArgs) -> Result<Exit, Failure> {
+    if args.dry_run.is_none() {
+        carry_out::refuse_silence(args.run.yes, "undo")?;
+    }
+    let prepared = app
+        .until_stopped(async {
+            match &args.plan {
+                Some(path) => kept(app, path).await,
+                None => super::plan::make(app, &args.components, &args.target).await,
+            }
+        })
+        .await?;
+    if args.dry_run.is_some() {
+        return app.until_stopped(dry_run(app, &prepared)).await;
+    }
+    let undo_flags = match args.target.gitops {
+        args::GitOps::Refuse => "",
+        args::GitOps::Ignore => " --gitops=ignore",
+    };
+    let how = How { run: &args.run, reason: args.reason, undo_flags, apply_timeout: None };
+    carry_out::run(app, &prepared, how).await
+}
+
+/// A kept plan and its workloads.
+async fn kept(app: &App, path: &Path) -> Result<Prepared, Failure> {
+    let plan = keep::read(path)?;
+    let cluster = app.connect().await?;
+    // What a plan asks for was decided when it was made. Only how long to watch is open, and where a
+    // controller may take the object back, longer is right whichever way the plan came about.
+    let mut options = WorkloadOptions::default();
+    options.gitops = GitOps::Ignore;
+    let mut workloads = Vec::new();
+    for id in plan.components() {
+        app.check_namespace(&id.to_string(), id.scope())?;
+        workloads.push(Workload::from_id(&cluster, id, options.clone()).map_err(Failure::setup)?);
+    }
+    if let Some(first) = workloads.first() {
+        session::first_contact(first).await?;
+    }
+    Ok(Prepared { cluster, workloads, plan })
+}
+
+async fn dry_run(app: &App, prepared: &Prepared) -> Result<Exit, Failure> {
+    let plan = &prepared.plan;
+    let steps = plan.steps().iter().filter(|step| !step.change.is_noop());
+    try_join_all(steps.map(async |step| match prepared.workload(&step.change.component) {
+        Some(workload) => workload.dry_run(&step.change).await,
+        None => Ok(()),
+    }))
+    .await?;
+    let mut value = output::json::plan(plan);
+    if let Some(members) = value.as_object_mut() {
+        members.insert("dryRun".into(), json!("server"));
+    }
+    output::result(app.global.output, &value, || table::dry_run(plan));
+    Ok(Exit::Done)
+}

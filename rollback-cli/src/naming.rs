@@ -1,0 +1,234 @@
+//! Names as they are typed: of components, and of the revisions to return to.
+
+use rollback_core::{ComponentId, Error, ErrorKind, Result, Target};
+use rollback_k8s::WorkloadKind;
+
+const KNOWN: &str = "deployment (deploy), statefulset (sts) and daemonset (ds)";
+
+/// A component as it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Component {
+    pub(crate) written: String,
+    pub(crate) kind: WorkloadKind,
+    pub(crate) namespace: Option<String>,
+    pub(crate) name: String,
+}
+
+/// Reads components; `deployment web api` means `deployment/web deployment/api`, as for kubectl.
+pub(crate) fn parse_all(words: &[String]) -> Result<Vec<Component>> {
+    match words {
+        [kind, names @ ..]
+            if !names.is_empty()
+                && kind.parse::<WorkloadKind>().is_ok()
+                && names.iter().all(|name| !name.contains('/')) =>
+        {
+            names.iter().map(|name| parse(&format!("{kind}/{name}"))).collect()
+        }
+        _ => words.iter().map(|word| parse(word)).collect(),
+    }
+}
+
+fn parse(written: &str) -> Result<Component> {
+    let mut parts = written.split('/');
+    let kind = parts.next().unwrap_or_default();
+    let rest: Vec<&str> = parts.collect();
+    if rest.is_empty() {
+        let message = format!("{written:?} names no type, and a component of a runbook is not supported yet");
+        return Err(Error::new(ErrorKind::Unsupported, message)
+            .with_hint(format!("write TYPE/NAME, such as deployment/{written}")));
+    }
+    let plain = kind.to_ascii_lowercase();
+    match plain.split('.').next().unwrap_or_default() {
+        "inferenceservice" | "inferenceservices" | "isvc" | "model" | "models" | "environment"
+        | "environments" | "env" => {
+            let message = format!("{written}: the type {kind} is not supported yet");
+            return Err(Error::new(ErrorKind::Unsupported, message)
+                .with_hint(format!("the types supported are {KNOWN}")));
+        }
+        _ => {}
+    }
+    let kind = kind
+        .parse::<WorkloadKind>()
+        .map_err(|_| invalid(format!("{written}: {kind:?} is no type known; the types are {KNOWN}")))?;
+    let (namespace, name) = match rest.as_slice() {
+        [name] => (None, *name),
+        [namespace, name] => (Some((*namespace).to_owned()), *name),
+        _ => return Err(invalid(format!("{written}: write TYPE/NAME or TYPE/NAMESPACE/NAME"))),
+    };
+    if name.is_empty() || namespace.as_deref() == Some("") {
+        return Err(invalid(format!("{written}: write TYPE/NAME or TYPE/NAMESPACE/NAME")));
+    }
+    Ok(Component { written: written.to_owned(), kind, namespace, name: name.to_owned() })
+}
+
+/// Whether the namespace of a name and the one asked for by `-n` fit together.
+pub(crate) fn check_namespace(written: &str, own: Option<&str>, asked: Option<&str>) -> Result<()> {
+    match (own, asked) {
+        (Some(own), Some(asked)) if own != asked => {
+            Err(invalid(format!("{written} is in namespace {own}, and -n says {asked}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// One `--to-revision`.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    written: String,
+    /// The component that it is for; none where there is only one.
+    name: Option<String>,
+    target: Target,
+}
+
+/// Reads the values of `--to-revision`: `R`, or `NAME=R`.
+pub(crate) fn parse_revisions(values: &[String]) -> Result<Vec<Wanted>> {
+    let read = |value: &String| {
+        let (name, revision) = match value.rsplit_once('=') {
+            Some((name, revision)) => (Some(name.to_owned()), revision),
+            None => (None, value.as_str()),
+        };
+        let target = match revision.parse::<i64>() {
+            Ok(0) => Target::Previous,
+            Ok(number) if number > 0 => Target::Revision(number.to_string()),
+            _ => {
+                return Err(invalid(format!(
+                    "--to-revision {value}: a revision is a number from 1, and 0 the previous one"
+                )));
+            }
+        };
+        Ok(Wanted { written: value.clone(), name, target })
+    };
+    values.iter().map(read).collect()
+}
+
+/// What each component, given by its name as written and its id, returns to.
+pub(crate) fn targets(components: &[(&str, &ComponentId)], wanted: Vec<Wanted>) -> Result<Vec<Target>> {
+    let mut targets: Vec<Option<Target>> = vec![None; components.len()];
+    for Wanted { written, name, target } in wanted {
+        let place = match (&name, components) {
+            (Some(name), _) => {
+                let is_meant = |(text, id): &(&str, &ComponentId)| *text == name || id.to_string() == *name;
+                components.iter().position(is_meant).ok_or_else(|| {
+                    invalid(format!("--to-revision {written}: {name} is none of the components given"))
+                })?
+            }
+            (None, [_]) => 0,
+            (None, _) => {
+                let example = components.first().map_or("NAME", |(text, _)| *text);
+                return Err(invalid(format!(
+                    "--to-revision {written}: there are several components, write {example}={written}"
+                )));
+            }
+        };
+        match targets.get_mut(place) {
+            Some(slot @ None) => *slot = Some(target),
+            _ => return Err(invalid(format!("--to-revision {written}: given twice for this component"))),
+        }
+    }
+    Ok(targets.into_iter().map(|target| target.unwrap_or(Target::Previous)).collect())
+}
+
+fn invalid(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidConfig, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<String> {
+        line.split_whitespace().map(str::to_owned).collect()
+    }
+
+    fn id(text: &str) -> ComponentId {
+        let parts: Vec<_> = text.split('/').collect();
+        ComponentId::new(parts[0], Some(parts[1]), parts[2]).unwrap()
+    }
+
+    fn revisions(components: &[(&str, &ComponentId)], line: &str) -> Result<Vec<Target>> {
+        targets(components, parse_revisions(&words(line))?)
+    }
+
+    #[test]
+    fn long_short_and_plural_types_name_the_same() {
+        for kind in ["deployment", "deployments", "deploy", "deployments.apps", "Deployment"] {
+            let name = parse(&format!("{kind}/web")).unwrap();
+            assert_eq!((name.kind, name.namespace), (WorkloadKind::Deployment, None), "{kind}");
+        }
+        assert_eq!(parse("sts/db").unwrap().kind, WorkloadKind::StatefulSet);
+        assert_eq!(parse("ds/agent").unwrap().kind, WorkloadKind::DaemonSet);
+    }
+
+    #[test]
+    fn a_name_may_hold_its_namespace() {
+        let name = parse("deploy/shop/web").unwrap();
+        assert_eq!((name.namespace.as_deref(), name.name.as_str()), (Some("shop"), "web"));
+    }
+
+    #[test]
+    fn a_type_may_stand_apart_from_its_names() {
+        let names = parse_all(&words("deployment web api")).unwrap();
+        assert_eq!(names.iter().map(|n| n.name.as_str()).collect::<Vec<_>>(), ["web", "api"]);
+        assert_eq!(parse_all(&words("sts db")).unwrap()[0].kind, WorkloadKind::StatefulSet);
+        assert_eq!(parse_all(&words("sts/db sts/log")).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn what_is_not_built_yet_says_so() {
+        for text in ["isvc/m", "inferenceservices.serving.kserve.io/m", "model/m", "env/a/b/c", "web"] {
+            let error = parse(text).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{text}");
+            assert!(error.to_string().contains("not supported yet"), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_type_lists_those_known_and_a_bad_form_says_the_form() {
+        let error = parse("pod/web").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+        assert!(error.to_string().contains("statefulset (sts)"), "{error}");
+        for text in ["deploy/", "deploy//web", "deploy/a/b/c", "deploy/a/"] {
+            assert_eq!(parse(text).unwrap_err().kind(), ErrorKind::InvalidConfig, "{text}");
+        }
+    }
+
+    #[test]
+    fn two_different_namespaces_contradict_each_other() {
+        for (own, asked, fits) in [
+            (None, None, true),
+            (None, Some("shop"), true),
+            (Some("shop"), None, true),
+            (Some("shop"), Some("shop"), true),
+            (Some("shop"), Some("other"), false),
+        ] {
+            assert_eq!(check_namespace("deploy/web", own, asked).is_ok(), fits, "{own:?} {asked:?}");
+        }
+    }
+
+    #[test]
+    fn a_revision_is_a_number_and_zero_is_the_previous_one() {
+        let web = id("deployment/shop/web");
+        let one = [("deploy/web", &web)];
+        assert_eq!(revisions(&one, "").unwrap(), [Target::Previous]);
+        assert_eq!(revisions(&one, "0").unwrap(), [Target::Previous]);
+        assert_eq!(revisions(&one, "07").unwrap(), [Target::Revision("7".into())]);
+        for bad in ["-1", "x", "1.5", "", "99999999999999999999", "3 4"] {
+            let given = if bad.is_empty() { vec![String::new()] } else { words(bad) };
+            let error = parse_revisions(&given).and_then(|wanted| targets(&one, wanted)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{bad}");
+            assert!(!error.to_string().contains('\n'));
+        }
+    }
+
+    #[test]
+    fn with_several_components_a_revision_names_its_own() {
+        let (web, db) = (id("deployment/shop/web"), id("statefulset/shop/db"));
+        let two = [("deploy/web", &web), ("sts/db", &db)];
+        let expect = [Target::Revision("3".into()), Target::Revision("2".into())];
+        assert_eq!(revisions(&two, "statefulset/shop/db=2 deploy/web=3").unwrap(), expect);
+        assert_eq!(revisions(&two, "sts/db=2").unwrap()[0], Target::Previous);
+        for bad in ["3", "ds/x=3", "sts/db=1 statefulset/shop/db=2"] {
+            assert_eq!(revisions(&two, bad).unwrap_err().kind(), ErrorKind::InvalidConfig, "{bad}");
+        }
+    }
+}

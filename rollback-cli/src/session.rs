@@ -1,0 +1,137 @@
+//! The cluster that a command talks to.
+
+use std::future::Future;
+
+use rollback_core::{Error, ErrorKind, Rollbackable as _};
+use rollback_k8s::{Cluster, ConnectOptions, Workload, WorkloadOptions};
+use tokio_util::sync::CancellationToken;
+
+use crate::args::Global;
+use crate::exit::Failure;
+use crate::naming::{self, Component};
+
+/// What every command knows.
+pub(crate) struct App {
+    pub(crate) global: Global,
+    /// Cancelled by Ctrl-C.
+    pub(crate) stop: CancellationToken,
+}
+
+impl App {
+    /// Waits for something that changes nothing, or until Ctrl-C.
+    pub(crate) async fn until_stopped<T>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        tokio::select! {
+            done = work => done,
+            () = self.stop.cancelled() => Err(Failure::interrupted()),
+        }
+    }
+
+    /// The components that were typed.
+    pub(crate) fn components(&self, words: &[String]) -> Result<Vec<Component>, Failure> {
+        let names = naming::parse_all(words).map_err(Failure::setup)?;
+        for Component { written, namespace, .. } in &names {
+            self.check_namespace(written, namespace.as_deref())?;
+        }
+        Ok(names)
+    }
+
+    /// The one component that was typed.
+    pub(crate) fn component(&self, words: &[String]) -> Result<Component, Failure> {
+        match <[Component; 1]>::try_from(self.components(words)?) {
+            Ok([name]) => Ok(name),
+            Err(_) => Err(usage("this command takes one component")),
+        }
+    }
+
+    /// Refuses a namespace that contradicts `-n`.
+    pub(crate) fn check_namespace(&self, written: &str, own: Option<&str>) -> Result<(), Failure> {
+        naming::check_namespace(written, own, self.global.namespace.as_deref()).map_err(Failure::setup)
+    }
+
+    /// Connects, without making a request.
+    pub(crate) async fn connect(&self) -> Result<Cluster, Failure> {
+        let Global { kubeconfig, context, .. } = self.global.clone();
+        Cluster::connect(ConnectOptions { kubeconfig, context }).await.map_err(Failure::setup)
+    }
+
+    /// The workload of a name, which need not exist.
+    pub(crate) fn workload(
+        &self,
+        cluster: &Cluster,
+        name: &Component,
+        options: WorkloadOptions,
+    ) -> Result<Workload, Failure> {
+        let namespace = name.namespace.as_deref().or(self.global.namespace.as_deref());
+        let namespace = namespace.unwrap_or(cluster.default_namespace());
+        Workload::new(cluster, name.kind, namespace, &name.name, options).map_err(Failure::setup)
+    }
+
+    /// The options that lead another command to the same cluster.
+    pub(crate) fn connection_flags(&self) -> String {
+        let kubeconfig = self.global.kubeconfig.as_ref().map(|path| path.display().to_string());
+        [("--kubeconfig", kubeconfig.as_ref()), ("--context", self.global.context.as_ref())]
+            .iter()
+            .filter_map(|(flag, value)| Some(format!(" {flag} {}", quoted(value.as_ref()?))))
+            .collect()
+    }
+}
+
+/// Asks the server for the first time: one that does not answer, or does not know who asks, is a matter of
+/// set-up. What else it answers, the command proper will be told as well.
+pub(crate) async fn first_contact(workload: &Workload) -> Result<(), Failure> {
+    match workload.realm().await {
+        Err(e)
+            if matches!(
+                e.kind(),
+                ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::Unauthenticated
+            ) =>
+        {
+            Err(Failure::setup(e))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A usage error.
+pub(crate) fn usage(message: impl Into<String>) -> Failure {
+    Failure::setup(Error::new(ErrorKind::InvalidConfig, message))
+}
+
+/// Text as one word of a shell command.
+pub(crate) fn quoted(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@%+,=".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::Format;
+
+    #[test]
+    fn another_command_is_led_to_the_same_cluster() {
+        let global = Global {
+            namespace: Some("shop".into()),
+            context: Some("kind a".into()),
+            kubeconfig: Some("/tmp/k".into()),
+            output: Format::Table,
+            quiet: false,
+        };
+        let app = App { global, stop: CancellationToken::new() };
+        assert_eq!(app.connection_flags(), " --kubeconfig /tmp/k --context 'kind a'");
+    }
+
+    #[test]
+    fn a_quoted_word_stays_one_word() {
+        assert_eq!(quoted("arn:aws:eks/x@y"), "arn:aws:eks/x@y");
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+        assert_eq!(quoted(""), "''");
+        assert_eq!(quoted("$(x)"), "'$(x)'");
+    }
+}
