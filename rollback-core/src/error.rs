@@ -248,6 +248,8 @@ impl Error {
             }
             source = cause.source();
         }
+        // Some libraries draw pictures; a report is one line.
+        let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
         ErrorReport {
             kind: self.0.kind,
             disposition: self.0.disposition,

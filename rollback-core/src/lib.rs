@@ -7,6 +7,7 @@ mod error;
 mod journal;
 mod plan;
 mod planner;
+mod retry;
 mod revision;
 mod rollbackable;
 mod time;
@@ -22,6 +23,7 @@ pub use journal::{
 };
 pub use plan::{FailurePolicy, Plan, Step, StepId};
 pub use planner::{Components, Planner};
+pub use retry::retry_read;
 pub use revision::{Fingerprint, Mark, Revision, Snapshot, Target};
 #[cfg(feature = "mock")]
 pub use rollbackable::{MockRestartable, MockRollbackable};

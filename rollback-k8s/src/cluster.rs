@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::{Method, Request, header};
@@ -11,8 +11,8 @@ use http_body_util::BodyExt;
 use kube::Client;
 use kube::client::Body;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use rollback_core::{Access, Clock, Error, ErrorKind, Realm, Result, SystemClock};
-use serde_json::Value;
+use rollback_core::{Access, Clock, Error, ErrorKind, Fingerprint, Realm, Result, SystemClock, retry_read};
+use serde_json::{Value, json};
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::{Instant, timeout};
 
@@ -49,6 +49,8 @@ struct Inner {
     client: Client,
     server: String,
     context: Option<String>,
+    /// Tells apart clusters that are reached under the same address.
+    authority: Fingerprint,
     clock: Arc<dyn Clock>,
     realm: OnceCell<Realm>,
     lookups: Mutex<HashMap<String, Lookup>>,
@@ -57,7 +59,7 @@ struct Inner {
 }
 
 /// How much of an object is asked for.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Form {
     Whole,
     Metadata,
@@ -72,7 +74,8 @@ impl Form {
     }
 }
 
-type Lookup = (Instant, Arc<OnceCell<Arc<Vec<Value>>>>);
+/// A list and when it was complete.
+type Lookup = Arc<OnceCell<(Instant, Arc<Vec<Value>>)>>;
 
 impl Cluster {
     /// Reads the configuration. No request is made yet.
@@ -125,6 +128,7 @@ impl Cluster {
         // The engine alone repeats requests: it knows what was written.
         config.default_retry = false;
         let server = config.cluster_url.to_string();
+        let authority = Fingerprint::of(&json!(config.root_cert));
         let client = Client::try_from(config).map_err(|e| {
             Error::new(ErrorKind::InvalidConfig, "the connection settings cannot be used").with_source(e)
         })?;
@@ -133,6 +137,7 @@ impl Cluster {
             client,
             server,
             context,
+            authority,
             clock: Arc::new(SystemClock),
             realm: OnceCell::new(),
             lookups: Mutex::default(),
@@ -163,17 +168,20 @@ impl Cluster {
         &self.0.watches
     }
 
-    /// The cluster's identity: the UID of its `kube-system` namespace, or its address where that may not
-    /// be read. Asked once.
+    /// The cluster's identity: the UID of its `kube-system` namespace, or where that may not be read its
+    /// address and certificate authority. Asked once.
     pub(crate) async fn realm(&self) -> Result<Realm> {
         let found = self.0.realm.get_or_try_init(async || {
             match self.get("/api/v1/namespaces/kube-system", "reading the cluster's identity").await {
                 Ok(namespace) => {
                     let uid = namespace.pointer("/metadata/uid").and_then(Value::as_str);
-                    Ok(Realm::new(format!("kubernetes:{}", uid.unwrap_or_default())))
+                    let uid = uid.ok_or_else(|| {
+                        Error::new(ErrorKind::Unexpected, "the namespace kube-system has no UID")
+                    })?;
+                    Ok(Realm::new(format!("kubernetes:{uid}")))
                 }
                 Err(e) if e.kind() == ErrorKind::PermissionDenied => {
-                    Ok(Realm::new(format!("kubernetes:{}", self.0.server)))
+                    Ok(Realm::new(format!("kubernetes:{}#{}", self.0.server, self.0.authority)))
                 }
                 Err(e) => Err(e),
             }
@@ -234,17 +242,49 @@ impl Cluster {
     }
 
     async fn lookup_as(&self, path: &str, form: Form, what: &str) -> Result<Arc<Vec<Value>>> {
-        let cell = {
-            let mut lookups = self.0.lookups.lock().unwrap_or_else(PoisonError::into_inner);
-            lookups.retain(|_, (since, _)| since.elapsed() < LOOKUP_AGE);
-            lookups.entry(path.to_owned()).or_insert_with(|| (Instant::now(), Arc::default())).1.clone()
+        let cell = self.fresh_lookups().entry(path.to_owned()).or_default().clone();
+        let list = async || {
+            let mut items = self.list_as(path, "", form, what).await?;
+            if form == Form::Metadata {
+                // The last-applied annotation of a Secret holds its data.
+                for item in &mut items {
+                    if let Some(Value::Object(metadata)) = item.get_mut("metadata") {
+                        metadata.remove("annotations");
+                    }
+                }
+            }
+            Ok((Instant::now(), Arc::new(items)))
         };
-        cell.get_or_try_init(async || self.list_as(path, "", form, what).await.map(Arc::new)).await.cloned()
+        Ok(cell.get_or_try_init(list).await?.1.clone())
     }
 
+    /// The look-ups that are under way or young enough to be shared.
+    fn fresh_lookups(&self) -> MutexGuard<'_, HashMap<String, Lookup>> {
+        let mut lookups = self.0.lookups.lock().unwrap_or_else(PoisonError::into_inner);
+        lookups.retain(|_, cell| cell.get().is_none_or(|(since, _)| since.elapsed() < LOOKUP_AGE));
+        lookups
+    }
+
+    /// Reads are repeated while they fail for the moment; writes never, because the engine alone knows what
+    /// was written.
     async fn send(
         &self,
         method: Method,
+        path: &str,
+        form: Form,
+        body: Option<(&str, &Value)>,
+        what: &str,
+    ) -> Result<Value> {
+        drop(self.fresh_lookups());
+        match method {
+            Method::GET => retry_read(|| self.send_once(&method, path, form, body, what)).await,
+            _ => self.send_once(&method, path, form, body, what).await,
+        }
+    }
+
+    async fn send_once(
+        &self,
+        method: &Method,
         path: &str,
         form: Form,
         body: Option<(&str, &Value)>,

@@ -100,12 +100,12 @@ fn managers(object: &Value) -> Vec<&str> {
     json::items(object, "/metadata/managedFields").iter().filter_map(|f| f["manager"].as_str()).collect()
 }
 
-/// Who wrote to the object last, other than this library and the built-in controllers.
+/// Who wrote to the object last, other than the built-in controllers.
 pub(crate) fn last_writer(object: &Value) -> Option<(&str, &str)> {
     json::items(object, "/metadata/managedFields")
         .iter()
         .filter_map(|fields| Some((fields["time"].as_str()?, fields["manager"].as_str()?)))
-        .filter(|(_, manager)| *manager != crate::cluster::MANAGER && *manager != "kube-controller-manager")
+        .filter(|(_, manager)| *manager != "kube-controller-manager")
         .max()
 }
 

@@ -50,6 +50,18 @@ pub(crate) struct Watch {
     task: JoinHandle<()>,
 }
 
+/// Wakes up when a watch has seen something new.
+pub(crate) struct Changes(watch::Receiver<()>);
+
+impl Changes {
+    pub(crate) async fn next(&mut self) {
+        if self.0.changed().await.is_err() {
+            // The watch has ended, so nothing new will come.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
 #[derive(Default)]
 struct Seen {
     synced: bool,
@@ -64,7 +76,9 @@ impl Watch {
         let task = tokio::spawn({
             let seen = seen.clone();
             async move {
-                let mut events = watcher(api, watcher::Config::default()).backoff(Quick::new()).boxed();
+                // A connection that died without a word is noticed when the server should have ended it.
+                let config = watcher::Config::default().timeout(30);
+                let mut events = watcher(api, config).backoff(Quick::new()).boxed();
                 let mut relisted = BTreeMap::new();
                 loop {
                     let event = events.try_next().await;
@@ -83,8 +97,8 @@ impl Watch {
     }
 
     /// Tells when something has changed since.
-    pub(crate) fn changes(&self) -> watch::Receiver<()> {
-        self.changes.clone()
+    pub(crate) fn changes(&self) -> Changes {
+        Changes(self.changes.clone())
     }
 
     /// The object of this name; an error when nothing could be seen yet.
@@ -95,6 +109,11 @@ impl Watch {
     /// The objects that fit.
     pub(crate) fn select(&self, fits: impl Fn(&Value) -> bool) -> Sight<Vec<Arc<Value>>> {
         self.look(|seen| seen.objects.values().filter(|object| fits(object)).cloned().collect())
+    }
+
+    /// What keeps the watch from seeing more, if anything does now.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        lock(&self.seen).error.as_ref().map(|error| error.message.clone())
     }
 
     fn look<T>(&self, read: impl FnOnce(&Seen) -> T) -> Sight<T> {

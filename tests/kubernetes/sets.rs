@@ -19,7 +19,11 @@ async fn stateful_set(prefix: &str, first: &str, second: &str) -> (Namespace, Wo
     let mut object = objects::stateful_set("db", first, 3);
     object["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = json!(1);
     namespace.create(&object).await;
-    namespace.rolled_out("StatefulSet", "db").await;
+    if first.contains("never-ready") {
+        namespace.wait_list("ControllerRevision", "app=db", "it is recorded", |all| all.len() == 1).await;
+    } else {
+        namespace.rolled_out("StatefulSet", "db").await;
+    }
     namespace.patch("StatefulSet", "db", &objects::image_patch(second)).await;
     let db = workload(&cluster(testbed).await, WorkloadKind::StatefulSet, &namespace, "db");
     (namespace, db)
@@ -91,6 +95,37 @@ async fn stopped_between_template_and_pod_it_is_between_and_either_way_is_open()
             assert_eq!(namespace.get("StatefulSet", "db").await["spec"]["template"], before);
         }
     }
+}
+
+#[tokio::test]
+async fn a_failed_return_of_a_stateful_set_is_compensated_although_its_pod_blocks() {
+    let (namespace, db) = stateful_set("way-back", "app:never-ready-1", "app:2").await;
+    // The first revision never got ready, so its pods are replaced by hand to let the second run.
+    namespace.kubectl(&["delete", "pod", "-l", "app=db", "--wait=true"]).await.ok();
+    let before = namespace.rolled_out("StatefulSet", "db").await;
+    let report = undo(&db, Target::Previous, FailurePolicy::Compensate).await;
+    assert_eq!(report.outcome, Outcome::Compensated, "{report:#?}");
+    let after = namespace.rolled_out("StatefulSet", "db").await;
+    assert_eq!(before["spec"], after["spec"]);
+    let pods = namespace.list("Pod", "app=db").await;
+    assert!(pods.iter().all(|pod| pod_image(pod) == "app:2"), "{pods:#?}");
+}
+
+#[tokio::test]
+async fn a_stateful_set_that_kubectl_left_stuck_is_freed_by_returning_to_where_it_is() {
+    let (namespace, db) = stateful_set("left-stuck", "app:1", "app:never-ready").await;
+    let is_bad = |pod: &Value| pod_image(pod) == "app:never-ready" && pod["status"]["phase"] == "Running";
+    namespace.wait("Pod", "db-2", "it runs the new image", is_bad).await;
+    namespace.kubectl(&["rollout", "undo", "statefulset/db"]).await.ok();
+    let current = namespace
+        .wait_list("ControllerRevision", "app=db", "it is renumbered", |all| {
+            all.iter().any(|revision| revision["revision"] == 3)
+        })
+        .await;
+    assert_eq!(current.len(), 2);
+    let report = undo(&db, Target::Revision("3".into()), FailurePolicy::Halt).await;
+    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+    assert_eq!(pod_image(&namespace.get("Pod", "db-2").await), "app:1");
 }
 
 #[tokio::test]

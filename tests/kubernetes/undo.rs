@@ -112,6 +112,7 @@ async fn a_second_undo_does_not_return_to_what_the_first_left() {
     for (index, image) in ["app:3", "app:5"].iter().enumerate() {
         namespace.patch("Deployment", "web", &objects::image_patch(image)).await;
         recorded(&namespace, index + 6).await;
+        namespace.rolled_out("Deployment", "web").await;
     }
     let change = web.prepare(&Target::Previous).await.unwrap().remove(0);
     assert_eq!(change.to.summary, "app:3", "{:#?}", change.warnings);
@@ -163,19 +164,68 @@ async fn a_server_that_is_busy_or_failing_is_asked_again_when_it_says_so() {
     assert!(patches[1].started - patches[0].started >= Duration::from_secs(2), "Retry-After is honoured");
 }
 
-#[tokio::test]
-async fn a_server_that_stays_away_leaves_a_step_that_says_so_and_changed_nothing() {
+/// Undoes while every patch is answered so, for some seconds.
+async fn undo_in_vain(code: u16) -> RunReport {
     let (namespace, proxy, web) = proxied("away", &["app:1", "app:2"]).await;
-    proxy.fault(Matcher::method("PATCH"), Fault::Status { code: 503, retry_after: None });
+    proxy.fault(Matcher::method("PATCH"), Fault::Status { code, retry_after: None });
     let component: Arc<dyn Rollbackable> = Arc::new(web);
     let plan = Planner::new().rollback("web", component.clone(), Target::Previous, &[]).plan().await.unwrap();
     let engine = Engine::new(Arc::new(MemoryJournal::new()));
     let mut options = RunOptions::by("tests");
     options.apply_timeout = Duration::from_secs(3);
     let report = engine.execute(&plan, &Components::new().with(component), options).await.unwrap();
+    assert_eq!(image(&namespace.get("Deployment", "web").await), "app:2");
+    report
+}
+
+#[tokio::test]
+async fn a_server_that_stays_busy_leaves_a_step_that_certainly_changed_nothing() {
+    let report = undo_in_vain(429).await;
     assert_eq!((report.outcome, report.steps[0].outcome), (Outcome::Halted, StepOutcome::Refused));
     assert!(!report.changed(), "{report:#?}");
-    assert_eq!(image(&namespace.get("Deployment", "web").await), "app:2");
+}
+
+#[tokio::test]
+async fn a_server_that_keeps_failing_leaves_a_step_in_doubt() {
+    let report = undo_in_vain(503).await;
+    assert_eq!((report.outcome, report.steps[0].outcome), (Outcome::Halted, StepOutcome::Failed));
+    assert!(report.changed(), "{report:#?}");
+    assert!(report.steps[0].error.as_ref().unwrap().hint.as_ref().unwrap().contains("not certain"));
+}
+
+#[tokio::test]
+async fn after_a_restart_of_the_bad_revision_no_undo_returns_to_it() {
+    let (namespace, _proxy, web) = proxied("restarted", &["app:0", "app:1", "app:bad"]).await;
+    namespace.kubectl(&["rollout", "restart", "deployment/web"]).await.ok();
+    recorded(&namespace, 4).await;
+    for runs in ["app:1", "app:0"] {
+        let report = undo(&web, Target::Previous, FailurePolicy::Halt).await;
+        assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+        assert_eq!(image(&namespace.get("Deployment", "web").await), runs);
+    }
+    let error = web.prepare(&Target::Previous).await.unwrap_err();
+    assert!(error.hint().unwrap().contains("left by a rollback"), "{error:?}");
+}
+
+#[tokio::test]
+async fn paused_between_plan_and_apply_it_is_refused_and_nothing_is_written() {
+    let (namespace, _proxy, web) = proxied("paused-late", &["app:1", "app:2"]).await;
+    let change = web.prepare(&Target::Previous).await.unwrap().remove(0);
+    namespace.kubectl(&["rollout", "pause", "deployment/web"]).await.ok();
+    let cx = context();
+    assert_eq!(web.apply(&cx, &change).await.unwrap_err().kind(), ErrorKind::Refused);
+    assert_eq!((cx.writes(), image(&namespace.get("Deployment", "web").await)), (0, "app:2"));
+}
+
+#[tokio::test]
+async fn a_read_that_fails_for_the_moment_is_repeated() {
+    let (_namespace, proxy, web) = proxied("reads", &["app:1", "app:2"]).await;
+    proxy.fault(
+        Matcher::method("GET").path("/deployments/").nth(1),
+        Fault::Status { code: 429, retry_after: Some(1) },
+    );
+    proxy.fault(Matcher::method("GET").path("/replicasets").nth(1), Fault::Reset);
+    web.prepare(&Target::Previous).await.unwrap();
 }
 
 #[tokio::test]

@@ -156,12 +156,12 @@ impl Run<'_> {
         let mut running = FuturesUnordered::new();
         let mut interrupted = None;
         loop {
+            let stop = interrupted.is_some() || self.options.cancellation.is_cancelled() || self.has_halted();
             for step in self.plan.steps() {
-                let stop = interrupted.is_some() || self.options.cancellation.is_cancelled();
-                if stop || running.len() >= self.engine.concurrency || !self.may_start(step) {
-                    continue;
+                if stop || running.len() >= self.engine.concurrency {
+                    break;
                 }
-                if started.insert(&step.id) {
+                if self.is_ready(step) && started.insert(&step.id) {
                     let span = tracing::info_span!("step", step = %step.id);
                     running.push(self.run_step(step).instrument(span));
                 }
@@ -179,18 +179,22 @@ impl Run<'_> {
     }
 
     fn unfinished(&self) -> bool {
-        self.plan.steps().iter().any(|step| self.may_start(step))
+        !self.has_halted() && self.plan.steps().iter().any(|step| self.is_ready(step))
     }
 
-    fn may_start(&self, step: &Step) -> bool {
-        let halted = self.plan.on_failure() != FailurePolicy::Continue
-            && !self.steps(|o| matches!(o, StepOutcome::Refused | StepOutcome::Failed)).is_empty();
+    /// Whether a failure keeps further steps from starting.
+    fn has_halted(&self) -> bool {
+        self.plan.on_failure() != FailurePolicy::Continue
+            && !self.steps(|o| matches!(o, StepOutcome::Refused | StepOutcome::Failed)).is_empty()
+    }
+
+    fn is_ready(&self, step: &Step) -> bool {
         let ready = |id| {
             let done = self.outcome(id);
             matches!(done, StepOutcome::Verified | StepOutcome::NothingToDo)
                 || (done == StepOutcome::Applied && !self.options.verify)
         };
-        !halted && self.outcome(&step.id) == StepOutcome::Pending && step.after.iter().all(ready)
+        self.outcome(&step.id) == StepOutcome::Pending && step.after.iter().all(ready)
     }
 
     /// An error means that the run has to stop; a failed step is recorded and none.
@@ -205,6 +209,7 @@ impl Run<'_> {
                     StepEvent::Refused { error: error.report() }
                 }
                 Ok(_) => StepEvent::NothingToDo,
+                Err(error) if step::interrupts(&error) => return Err(error),
                 Err(error) => StepEvent::Refused { error: error.report() },
             };
             return self.record_step(id, event).await;

@@ -42,7 +42,7 @@ pub struct Engine {
 
 impl Engine {
     /// An engine that records in `journal`, runs at most 8 steps side by side, and repeats a failed
-    /// attempt at most 6 times, waiting between 0.2 s and 10 s.
+    /// attempt after 0.2 s to 10 s, as long as the run's `apply_timeout` allows.
     pub fn new(journal: Arc<dyn Journal>) -> Self {
         Self {
             journal,
@@ -51,7 +51,7 @@ impl Engine {
             backoff: ExponentialBuilder::default()
                 .with_min_delay(Duration::from_millis(200))
                 .with_max_delay(Duration::from_secs(10))
-                .with_max_times(6)
+                .without_max_times()
                 .with_jitter(),
         }
     }

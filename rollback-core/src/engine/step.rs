@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use backon::BackoffBuilder;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::execute::Run;
 use crate::{
@@ -26,7 +26,8 @@ pub(super) enum Failure {
 /// Beyond the deadline that a component was told, in case it does not keep to it.
 const GRACE: Duration = Duration::from_secs(5);
 
-fn interrupts(error: &Error) -> bool {
+/// Whether an error ends the run where it stands.
+pub(super) fn interrupts(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Cancelled | ErrorKind::Journal | ErrorKind::LeaseLost)
 }
 
@@ -63,6 +64,7 @@ pub(super) async fn apply(
                 match locate(run, component, change, until).await {
                     Ok(Position::To) => return Ok(()),
                     Ok(Position::From | Position::Between) => Some(Duration::ZERO),
+                    Err(e) if interrupts(&e) => return Err(Failure::Interrupted(e)),
                     Ok(Position::Elsewhere(_)) | Err(_) => None,
                 }
             }
@@ -77,6 +79,12 @@ pub(super) async fn apply(
                 }
             }
             None if writes == 0 => return Err(Failure::Unchanged(error)),
+            // What was sent and not answered may still take effect after a look.
+            None if error.disposition() == Disposition::Indeterminate => {
+                return Err(Failure::Changed(error.with_hint(
+                    "whether the last attempt took effect is not certain: look at the component's status",
+                )));
+            }
             None => {
                 return Err(match locate(run, component, change, Instant::now() + GRACE).await {
                     Ok(Position::From) => Failure::Unchanged(error),
@@ -146,7 +154,7 @@ pub(super) async fn verify(
     unreachable!("attempts end by returning")
 }
 
-/// Locates, repeating what is not permanent until the deadline.
+/// Locates, repeating what is not permanent until the deadline or until the run is cancelled.
 pub(super) async fn locate(
     run: &Run<'_>,
     component: &Arc<dyn Rollbackable>,
@@ -155,7 +163,13 @@ pub(super) async fn locate(
 ) -> Result<Position> {
     let mut backoff = run.engine.backoff.build();
     loop {
-        let error = match timeout_at(deadline, component.locate(change)).await {
+        let located = tokio::select! {
+            located = timeout_at(deadline, component.locate(change)) => located,
+            () = run.options.cancellation.cancelled() => {
+                return Err(Error::new(ErrorKind::Cancelled, "stopped while locating the component"));
+            }
+        };
+        let error = match located {
             Ok(Ok(position)) => return Ok(position),
             Ok(Err(error)) => error,
             Err(_) => return Err(Error::new(ErrorKind::Timeout, "locating the component took too long")),
@@ -166,7 +180,9 @@ pub(super) async fn locate(
             Disposition::Indeterminate => Duration::ZERO,
         };
         match backoff.next() {
-            Some(pause) if Instant::now() + pause.max(least) < deadline => sleep(pause.max(least)).await,
+            Some(pause) if Instant::now() + pause.max(least) < deadline => {
+                run.pause(pause.max(least)).await;
+            }
             _ => return Err(error),
         }
     }

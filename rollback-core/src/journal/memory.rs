@@ -1,11 +1,11 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
 use super::{Entry, Journal, Outcome, RunState};
-use crate::{Error, ErrorKind, Result, RunId};
+use crate::{ComponentId, Error, ErrorKind, Plan, Realm, Result, RunId};
 
 /// A journal that lives and dies with the process: for tests, and for when nothing else can be written.
 #[derive(Default)]
@@ -43,9 +43,12 @@ impl Journal for MemoryJournal {
         if runs.contains_key(&run) {
             return Err(Error::new(ErrorKind::Journal, format!("run {run} began already")));
         }
-        let components = state.plan.components();
         for (id, (_, other)) in runs.iter().filter(|(_, (_, run))| run.outcome == Outcome::Unfinished) {
-            if let Some(shared) = other.plan.components().intersection(&components).next() {
+            let moved = |plan: &Plan| -> BTreeSet<(Realm, ComponentId)> {
+                let steps = plan.steps().iter();
+                steps.map(|step| (step.change.realm.clone(), step.change.component.clone())).collect()
+            };
+            if let Some((_, shared)) = moved(&other.plan).intersection(&moved(&state.plan)).next() {
                 let message = format!("run {id} touches {shared} and is unfinished");
                 return Err(Error::new(ErrorKind::Refused, message)
                     .with_component(shared)

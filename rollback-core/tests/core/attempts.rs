@@ -52,8 +52,8 @@ async fn a_failure_that_stays_is_given_up_and_left_nothing() {
     let web_step = step(&report, "web");
     assert_eq!((web_step.outcome, web_step.changed), (StepOutcome::Refused, false));
     assert_error(web_step, ErrorKind::RateLimited, "too many requests");
-    assert_eq!(web_step.attempts, 7);
-    assert_eq!(web.write_attempts(), 7);
+    assert!((10..60).contains(&web_step.attempts), "{}", web_step.attempts);
+    assert_eq!(web.write_attempts(), u64::from(web_step.attempts));
 }
 
 #[tokio::test(start_paused = true)]

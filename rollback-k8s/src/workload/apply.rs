@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use rollback_core::{Change, ChangeKind, Error, ErrorKind, Position, Result, StepContext};
+use rollback_core::{Change, ChangeKind, Disposition, Error, ErrorKind, Position, Result, StepContext};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::content::{Parsed, PodRef};
 use super::patch::{self, Given};
-use super::{Workload, status};
+use super::{Workload, WorkloadKind, status};
 use crate::json;
 
 /// How often a patch whose guard failed is tried again on what was read since.
@@ -24,9 +24,19 @@ impl Workload {
             return self.evict(cx, change, &parsed.to).await;
         }
         self.write_fields(cx, change, &parsed).await?;
-        if !parsed.to.gone.is_empty() {
-            self.await_observed(cx).await?;
-            for pod in &parsed.to.gone {
+        let is_way_back = change.kind == ChangeKind::Rollback && parsed.to.was_in_place;
+        let may_block = is_way_back && self.kind == WorkloadKind::StatefulSet;
+        if !parsed.to.gone.is_empty() || may_block {
+            let live = self.await_observed(cx).await?;
+            let mut gone = parsed.to.gone.clone();
+            if may_block {
+                // Which pods of the revision that failed block its way back shows only now.
+                let query = super::history::selector_query(&live);
+                let all = self.cluster.list(&self.pods_path(), &query, "listing pods").await?;
+                let wanted = json::text(&live, "/status/updateRevision");
+                gone.extend(super::pods::blocking(&live, &all, wanted).into_iter().map(PodRef::of));
+            }
+            for pod in &gone {
                 self.free(cx, pod).await?;
             }
         }
@@ -56,7 +66,11 @@ impl Workload {
         for _ in 0..GUARDED_ATTEMPTS {
             let live = self.read().await?;
             refuse_another(change, &live)?;
-            match parsed.fields(&live) {
+            let position = parsed.fields(&live);
+            if position != Position::To {
+                self.refuse_unfit_to_roll(&live)?;
+            }
+            match position {
                 Position::To => return Ok(()),
                 Position::Elsewhere(what) => return Err(conflict(&live, &what)),
                 Position::From | Position::Between => {}
@@ -85,7 +99,8 @@ impl Workload {
             }
         }
         Err(Error::new(ErrorKind::Conflict, "it keeps changing while the patch is made")
-            .with_hint("see who writes to it, then plan again"))
+            .with_hint("see who writes to it")
+            .temporary(None))
     }
 
     async fn send_patch(&self, cx: &StepContext, change: &Change, operations: Vec<Value>) -> Result<()> {
@@ -100,7 +115,7 @@ impl Workload {
         match self.cluster.json_patch(&self.path(), &Value::Array(operations), &verb).await {
             Ok(_) => Ok(()),
             Err(e) => {
-                if e.disposition() == rollback_core::Disposition::Permanent && !is_rejected(&e) {
+                if e.disposition() != Disposition::Indeterminate && !is_rejected(&e) {
                     cx.write_rejected();
                 }
                 Err(e)
@@ -130,12 +145,24 @@ impl Workload {
         self.cluster.json_patch(&path, &Value::Array(operations), &what).await.map(drop)
     }
 
+    /// Refuses an object on which a written template would not roll out.
+    pub(crate) fn refuse_unfit_to_roll(&self, live: &Value) -> Result<()> {
+        refuse_dying(live)?;
+        if !json::flag(live, "/spec/paused") {
+            return Ok(());
+        }
+        let (kind, name, namespace) = (self.kind, self.id.name(), self.namespace());
+        Err(Error::new(ErrorKind::Refused, "it is paused: nothing would roll out")
+            .with_hint(format!("kubectl rollout resume {kind}/{name} -n {namespace}")))
+    }
+
     /// Waits until the controller works on the template just written: a pod deleted before would come
     /// back as it was.
-    async fn await_observed(&self, cx: &StepContext) -> Result<()> {
+    async fn await_observed(&self, cx: &StepContext) -> Result<Value> {
         loop {
-            if status::is_observed(&self.read().await?) {
-                return Ok(());
+            let live = self.read().await?;
+            if status::is_observed(&live) {
+                return Ok(live);
             }
             cx.progress("waiting for the controller to observe the template");
             self.pause(cx, "the controller did not observe the template").await?;
@@ -145,35 +172,46 @@ impl Workload {
     /// Deletes one pod that blocks the rollout, and waits until it is gone.
     async fn free(&self, cx: &StepContext, pod: &PodRef) -> Result<()> {
         let path = format!("{}/{}", self.pods_path(), pod.name);
-        let mut deleting_since = None;
         loop {
             let Some(live) = self.read_pod(pod).await? else { return Ok(()) };
             if super::pods::is_terminating(&live) {
-                let since = *deleting_since.get_or_insert_with(Instant::now);
-                let grace = json::number(&live, "/metadata/deletionGracePeriodSeconds").unwrap_or(30);
-                let grace = Duration::from_secs(grace.unsigned_abs()) + TERMINATION_SLACK;
-                if since.elapsed() >= grace {
-                    return Err(self.unreachable_node(&live));
-                }
-                cx.progress(format!("waiting for pod {} to end", pod.name));
-            } else if json::is_ready(&live) {
+                return self.await_gone(cx, pod).await;
+            }
+            if json::is_ready(&live) {
                 return Ok(());
-            } else {
-                let what = format!("deleting pod {}, which blocks the rollout", pod.name);
-                cx.before_write(&what).await?;
-                let version = json::text(&live, "/metadata/resourceVersion");
-                let options = json!({"preconditions": {"uid": pod.uid, "resourceVersion": version}});
-                match self.cluster.delete(&path, &options, &what).await {
-                    Ok(_) => {}
-                    // Its status changed meanwhile, or it went by itself: look again.
-                    Err(e) if matches!(e.kind(), ErrorKind::Conflict | ErrorKind::NotFound) => {
+            }
+            let what = format!("deleting pod {}, which blocks the rollout", pod.name);
+            cx.before_write(&what).await?;
+            let version = json::text(&live, "/metadata/resourceVersion");
+            let options = json!({"preconditions": {"uid": pod.uid, "resourceVersion": version}});
+            match self.cluster.delete(&path, &options, &what).await {
+                Ok(_) => return self.await_gone(cx, pod).await,
+                Err(e) => {
+                    if e.disposition() != Disposition::Indeterminate {
                         cx.write_rejected();
                     }
-                    Err(e) => return Err(e),
+                    // Its status changed meanwhile, or it went by itself: look again.
+                    if !matches!(e.kind(), ErrorKind::Conflict | ErrorKind::NotFound) {
+                        return Err(e);
+                    }
                 }
             }
             self.pause(cx, &format!("pod {} did not end", pod.name)).await?;
         }
+    }
+
+    /// Waits until a pod that is on its way out has gone.
+    pub(crate) async fn await_gone(&self, cx: &StepContext, pod: &PodRef) -> Result<()> {
+        let since = Instant::now();
+        while let Some(live) = self.read_pod(pod).await? {
+            let grace = json::number(&live, "/metadata/deletionGracePeriodSeconds").unwrap_or(30);
+            if since.elapsed() >= Duration::from_secs(grace.unsigned_abs()) + TERMINATION_SLACK {
+                return Err(self.unreachable_node(&live));
+            }
+            cx.progress(format!("waiting for pod {} to end", pod.name));
+            self.pause(cx, &format!("pod {} did not end", pod.name)).await?;
+        }
+        Ok(())
     }
 
     fn unreachable_node(&self, pod: &Value) -> Error {
@@ -213,6 +251,12 @@ impl Workload {
     }
 }
 
+pub(crate) fn refuse_dying(live: &Value) -> Result<()> {
+    let Some(since) = json::text(live, "/metadata/deletionTimestamp") else { return Ok(()) };
+    Err(Error::new(ErrorKind::Refused, format!("it is being deleted since {since}"))
+        .with_hint("wait until it is gone, then create it again"))
+}
+
 pub(crate) fn refuse_another(change: &Change, live: &Value) -> Result<()> {
     if change.identity.as_deref() == Some(json::uid(live)) {
         return Ok(());
@@ -228,8 +272,13 @@ fn is_rejected(error: &Error) -> bool {
 }
 
 pub(crate) fn conflict(live: &Value, what: &str) -> Error {
-    let writer = crate::ownership::last_writer(live);
-    let who = writer.map(|(at, manager)| format!(", last written by {manager} at {at}")).unwrap_or_default();
-    Error::new(ErrorKind::Conflict, format!("changed since it was planned: {what}{who}"))
-        .with_hint("see what changed, then plan again")
+    let who = crate::ownership::last_writer(live).map(|(at, manager)| {
+        // Another run of this library says more of itself.
+        let run = super::content::left_entries(live).into_iter().next();
+        let run = run.filter(|_| manager == crate::cluster::MANAGER);
+        let run = run.and_then(|entry| Some(format!(" (run {} by {})", entry.run?, entry.by?)));
+        format!(", last written by {manager}{} at {at}", run.unwrap_or_default())
+    });
+    let message = format!("changed since it was planned: {what}{}", who.unwrap_or_default());
+    Error::new(ErrorKind::Conflict, message).with_hint("see what changed, then plan again")
 }

@@ -1,6 +1,6 @@
 //! Kubernetes Events that tell of a rollback.
 
-use rollback_core::{ChangeKind, Result, RunId, StepOutcome, StepReport};
+use rollback_core::{ChangeKind, Fingerprint, Result, RunId, StepOutcome, StepReport};
 use serde_json::json;
 
 use super::Workload;
@@ -29,6 +29,10 @@ impl Workload {
             }
         };
         let object = self.read().await?;
+        let short: String = self.id.name().chars().take(180).collect();
+        let short = short.trim_end_matches(['.', '-']);
+        let hash = Fingerprint::of(&json!([step.id, reason]));
+        let hash: String = hash.as_str().chars().skip("sha256:".len()).take(8).collect();
         let now = self.cluster.clock().now();
         // RFC 3339 with whole seconds is what the field takes on every server.
         let now = now.to_string().split('.').next().map(|s| format!("{}Z", s.trim_end_matches('Z')));
@@ -36,7 +40,7 @@ impl Workload {
             "apiVersion": "v1", "kind": "Event",
             "metadata": {
                 // One Event for each step of a run, however often it is told.
-                "name": format!("{}.{run}.{}", self.id.name(), reason.to_lowercase()),
+                "name": format!("{short}.{run}.{hash}"),
                 "namespace": self.namespace(),
             },
             "involvedObject": {

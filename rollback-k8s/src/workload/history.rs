@@ -83,15 +83,21 @@ impl History {
     }
 
     /// Since when a record is in place: when it was made, unless it was renumbered since.
-    pub(crate) fn since(record: &Record) -> Option<Timestamp> {
-        record.created.filter(|_| record.former.is_empty())
+    pub(crate) fn since(&self, record: &Record) -> Option<Timestamp> {
+        let was_renumbered = !record.former.is_empty()
+            || self
+                .records
+                .iter()
+                .any(|other| other.number < record.number && other.created > record.created);
+        record.created.filter(|_| !was_renumbered)
     }
 
     /// When a record last ran, so far as the records tell.
     pub(crate) fn last_ran(&self, record: &Record) -> LastRan {
         let newer = || self.records.iter().filter(|other| other.number > record.number);
         LastRan {
-            until: newer().filter_map(|record| record.created).min(),
+            // One made before this one is newer by a rollback, which is not when it was made.
+            until: newer().filter_map(|newer| newer.created).filter(|at| Some(*at) > record.created).min(),
             version: match record.replicas {
                 // A ReplicaSet is written last when its pods go.
                 Some(_) => record.version,

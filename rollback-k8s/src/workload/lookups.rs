@@ -86,14 +86,14 @@ pub(crate) async fn look_up(
             (reference, found)
         })),
     );
-    let mut found = Found {
-        pods: None,
-        absent: Vec::new(),
-        changed: Vec::new(),
-        warnings: Vec::new(),
-        // Where there are no Argo Rollouts, or none may be seen, none refers to it as far as we know.
-        rollout: rollouts.ok().and_then(|all| ownership::referring_rollout(&all, id.name())),
-    };
+    let mut found =
+        Found { pods: None, absent: Vec::new(), changed: Vec::new(), warnings: Vec::new(), rollout: None };
+    match rollouts {
+        Ok(rollouts) => found.rollout = ownership::referring_rollout(&rollouts, id.name()),
+        // Most clusters have none, and then the right to list them is missing too.
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => {}
+        Err(e) => found.warnings.push(not_checked("Argo Rollouts", &e)),
+    }
     match pods {
         Ok(pods) => found.pods = Some(pods),
         Err(e) => found.warnings.push(not_checked("its pods", &e)),

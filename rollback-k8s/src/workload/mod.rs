@@ -1,6 +1,7 @@
 //! Deployments, `StatefulSets` and `DaemonSets`.
 
 mod apply;
+mod choose;
 mod content;
 mod events;
 mod history;
@@ -48,6 +49,9 @@ pub struct WorkloadOptions {
     pub soak: Duration,
     /// The same, of an object that a controller may take back although that is ignored. Default: 2 minutes.
     pub contested_soak: Duration,
+    /// How long what may pass by itself is waited out before it is a failure: a pod that no node takes while
+    /// nodes are added, a quota. Default: 2 minutes.
+    pub grace: Duration,
 }
 
 impl Default for WorkloadOptions {
@@ -59,6 +63,7 @@ impl Default for WorkloadOptions {
             force: false,
             soak: Duration::ZERO,
             contested_soak: Duration::from_secs(120),
+            grace: Duration::from_secs(120),
         }
     }
 }
@@ -195,20 +200,20 @@ impl Workload {
     async fn revisions(&self) -> Result<Vec<Revision>> {
         let object = self.read().await?;
         let history = self.read_history(&object).await?;
-        let left = prepare::left_revisions(&object, &history);
+        let left = choose::left_revisions(&object, &history);
         let revision = |(index, record): (usize, &history::Record)| Revision {
             id: record.number.to_string(),
             fingerprint: record.identity.clone(),
             current: history.current == Some(index),
             created: record.created,
-            since: (history.current == Some(index)).then(|| History::since(record)).flatten(),
+            since: (history.current == Some(index)).then(|| history.since(record)).flatten(),
             cause: record.cause().map(str::to_owned),
             mark: left.contains(&record.number).then_some(Mark::Left),
             summary: record.summary(),
         };
         let mut revisions = Vec::new();
         if history.current.is_none() {
-            revisions.push(prepare::unrecorded(&object));
+            revisions.push(choose::unrecorded(&object));
         }
         revisions.extend(history.records.iter().enumerate().map(revision));
         Ok(revisions)

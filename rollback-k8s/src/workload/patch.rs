@@ -27,8 +27,8 @@ pub(crate) type Annotation = (&'static str, Option<String>);
 /// The operations that make the change, none when there is nothing to write.
 pub(crate) fn build(parsed: &Parsed, given: &Given<'_>, record: Option<&Annotation>) -> Vec<Value> {
     let mut writes = Vec::new();
-    if given.template {
-        writes.push(json!({"op": "replace", "path": "/spec/template", "value": parsed.to.template}));
+    if let Some(template) = parsed.to.template.as_ref().filter(|_| given.template) {
+        writes.push(json!({"op": "replace", "path": "/spec/template", "value": template}));
     }
     let held = |key: &str| given.annotations?.get(key)?.as_str();
     let mut tests = vec![

@@ -7,30 +7,39 @@ use serde_json::Value;
 
 use crate::json;
 
-/// Why a pod will not start without a change, in kubelet's words; none while it may.
-pub(crate) fn broken(pod: &Value) -> Option<String> {
-    const HOPELESS: [&str; 8] = [
-        "CrashLoopBackOff",
-        "CreateContainerConfigError",
-        "CreateContainerError",
-        "ErrImageNeverPull",
-        "ErrImagePull",
-        "ImagePullBackOff",
-        "InvalidImageName",
-        "RunContainerError",
-    ];
+/// Why a pod does not start.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// It will not without a change, in kubelet's words.
+    Hopeless(String),
+    /// It may yet: kubelet tries again.
+    Passing(String),
+}
+
+/// What keeps a pod from starting; none while nothing does.
+pub(crate) fn trouble(pod: &Value) -> Option<Trouble> {
+    const HOPELESS: [&str; 4] =
+        ["CrashLoopBackOff", "CreateContainerConfigError", "ImagePullBackOff", "InvalidImageName"];
+    const PASSING: [&str; 4] =
+        ["CreateContainerError", "ErrImageNeverPull", "ErrImagePull", "RunContainerError"];
     let lists = ["/status/initContainerStatuses", "/status/containerStatuses"];
-    lists.iter().flat_map(|list| json::items(pod, list)).find_map(|status| {
+    let waiting = lists.iter().flat_map(|list| json::items(pod, list)).find_map(|status| {
         let waiting = status.pointer("/state/waiting")?;
-        let reason = waiting["reason"].as_str().filter(|reason| HOPELESS.contains(reason))?;
+        let reason = waiting["reason"].as_str()?;
         let container = status["name"].as_str().unwrap_or_default();
         let message = waiting["message"].as_str().map(|m| format!(": {m}")).unwrap_or_default();
-        Some(format!("pod {}, container {container}: {reason}{message}", json::name(pod)))
-    })
+        let why = format!("pod {}, container {container}: {reason}{message}", json::name(pod));
+        match reason {
+            reason if HOPELESS.contains(&reason) => Some(Trouble::Hopeless(why)),
+            reason if PASSING.contains(&reason) => Some(Trouble::Passing(why)),
+            _ => None,
+        }
+    });
+    waiting.or_else(|| unschedulable(pod).map(Trouble::Passing))
 }
 
 /// Why no node takes the pod; none when one does or has not been looked for.
-pub(crate) fn unschedulable(pod: &Value) -> Option<String> {
+fn unschedulable(pod: &Value) -> Option<String> {
     let condition = json::condition(pod, "PodScheduled")
         .filter(|condition| condition["status"] == "False" && condition["reason"] == "Unschedulable")?;
     let message = condition["message"].as_str().unwrap_or("no node fits");
@@ -64,7 +73,11 @@ pub(crate) fn digests<'a>(pods: impl Iterator<Item = &'a Value>) -> BTreeMap<Str
 /// The pods that keep a `StatefulSet` with ordered pods on another revision than `wanted`: not ready, of
 /// another revision, and above its partition. Its controller waits for them and never replaces them
 /// (kubernetes/kubernetes#67250).
-pub(crate) fn blocking<'a>(set: &Value, pods: &'a [Value], wanted: Option<&str>) -> Vec<&'a Value> {
+pub(crate) fn blocking<'a>(
+    set: &Value,
+    pods: impl IntoIterator<Item = &'a Value>,
+    wanted: Option<&str>,
+) -> Vec<&'a Value> {
     let ordered = json::text(set, "/spec/podManagementPolicy").is_none_or(|p| p == "OrderedReady");
     if !ordered || super::status::is_on_delete(set) {
         return Vec::new();
@@ -72,7 +85,7 @@ pub(crate) fn blocking<'a>(set: &Value, pods: &'a [Value], wanted: Option<&str>)
     let partition = json::number(set, "/spec/updateStrategy/rollingUpdate/partition").unwrap_or_default();
     let ordinal = |pod: &Value| -> Option<i64> { json::name(pod).rsplit_once('-')?.1.parse().ok() };
     let mut blocking: Vec<_> = pods
-        .iter()
+        .into_iter()
         .filter(|pod| json::controller_uid(pod) == Some(json::uid(set)))
         .filter(|pod| !json::is_ready(pod))
         .filter(|pod| json::label(pod, "controller-revision-hash") != wanted)
@@ -97,11 +110,11 @@ mod tests {
                 ]},
             })
         };
-        assert_eq!(broken(&pod("ContainerCreating")), None);
-        assert_eq!(
-            broken(&pod("CrashLoopBackOff")).unwrap(),
-            "pod web-0, container web: CrashLoopBackOff: m"
-        );
+        assert_eq!(trouble(&pod("ContainerCreating")), None);
+        let told = "pod web-0, container web: CrashLoopBackOff: m".to_owned();
+        assert_eq!(trouble(&pod("CrashLoopBackOff")), Some(Trouble::Hopeless(told)));
+        let told = "pod web-0, container web: ErrImagePull: m".to_owned();
+        assert_eq!(trouble(&pod("ErrImagePull")), Some(Trouble::Passing(told)));
     }
 
     #[test]

@@ -1,15 +1,15 @@
-//! Restarts: of the pods that are not ready, or of all as a rollout.
+//! Restarts: of the pods that are not ready, or of all.
 
 use std::time::Duration;
 
 use rollback_core::{
-    Change, ChangeKind, Disposition, Error, ErrorKind, FieldChange, Fingerprint, RestartScope, Result,
-    StepContext,
+    Change, ChangeKind, Disposition, Error, ErrorKind, FieldChange, RestartScope, Result, StepContext,
 };
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
-use super::content::{Content, LeftRecord, PodRef};
+use super::content::{Content, PodRef};
+use super::prepare::pods_going;
 use super::template::{self, RESTARTED_AT, restorable};
 use super::{Workload, WorkloadKind, patch, pods, status};
 use crate::json;
@@ -18,60 +18,42 @@ impl Workload {
     pub(crate) async fn prepare_restart_of(&self, scope: RestartScope) -> Result<Change> {
         let object = self.read().await?;
         let realm = self.cluster.realm().await?;
-        if let Some(since) = json::text(&object, "/metadata/deletionTimestamp") {
-            return Err(Error::new(ErrorKind::Refused, format!("it is being deleted since {since}"))
-                .with_hint("wait until it is gone, then create it again"));
-        }
         let live = restorable(object["spec"]["template"].clone());
-        let from = Content {
-            template: live.clone(),
-            exact: true,
-            annotations: std::collections::BTreeMap::new(),
-            left: LeftRecord::Untouched,
-            gone: Vec::new(),
-            ready_too: false,
-            digests: std::collections::BTreeMap::new(),
-        };
-        let mut to = from.clone();
-        let mut diff = Vec::new();
+        let images = template::images(&live);
         // With OnDelete a rollout restart would restart nothing.
         let by_pods = scope == RestartScope::Unready || status::is_on_delete(&object);
-        let irreversible = if by_pods {
-            to.ready_too = scope == RestartScope::All;
-            to.gone = self.pods_to_restart(&object, to.ready_too).await?;
-            diff.extend(to.gone.iter().map(|pod| FieldChange {
-                path: format!("/pods/{}", pod.name),
-                from: Some(json!(pod.uid)),
-                to: None,
-            }));
-            "pods that were evicted do not come back"
+        if by_pods {
+            super::apply::refuse_dying(&object)?;
         } else {
-            if json::flag(&object, "/spec/paused") {
-                let (kind, name, namespace) = (self.kind, self.id.name(), self.namespace());
-                return Err(Error::new(ErrorKind::Refused, "it is paused: a restart would not roll out")
-                    .with_hint(format!("kubectl rollout resume {kind}/{name} -n {namespace}")));
-            }
+            self.refuse_unfit_to_roll(&object)?;
+        }
+        let (mut from, mut to) = (Content::default(), Content::default());
+        let (diff, irreversible) = if by_pods {
+            to.ready_too = scope == RestartScope::All;
+            let all = self.own_pods(&object).await?;
+            let goes = |pod: &&Value| (to.ready_too || !json::is_ready(pod)) && !pods::is_terminating(pod);
+            to.gone = all.iter().filter(goes).map(PodRef::of).collect();
+            to.gone.sort();
+            (pods_going(&to.gone).collect(), "pods that were evicted do not come back")
+        } else {
             let now = self.cluster.clock().now().to_string();
-            set_restarted_at(&mut to.template, &now);
-            diff.push(FieldChange {
+            let before = template::restarted_at(&live).map(Value::from);
+            let mut restarted = live.clone();
+            set_restarted_at(&mut restarted, &now);
+            let diff = FieldChange {
                 path: format!("/spec/template/metadata/annotations/{}", json::token(RESTARTED_AT)),
-                from: template::restarted_at(&live).map(Value::from),
+                from: before,
                 to: Some(Value::from(now)),
-            });
-            "pods that were restarted stay restarted"
+            };
+            (from.exact, to.exact) = (true, true);
+            (from.template, to.template) = (Some(live), Some(restarted));
+            (vec![diff], "pods that were restarted stay restarted")
         };
-        let images = template::images(&live);
         let (from_id, to_id) = match scope {
             RestartScope::All => ("running".to_owned(), "restarted".to_owned()),
             RestartScope::Unready => (format!("{} not ready", to.gone.len()), "replaced".to_owned()),
         };
-        let from = from.snapshot(from_id, images.clone());
-        let gone = to.gone.clone();
-        let mut to = to.snapshot(to_id, images);
-        if !gone.is_empty() {
-            // The template stays, so it is the pods that tell the two states apart.
-            to.fingerprint = Fingerprint::of(&json!({"template": from.fingerprint, "gone": gone}));
-        }
+        let [from, to] = Content::snapshots(from, to, [(from_id, images.clone()), (to_id, images)]);
         Ok(Change {
             component: self.id.clone(),
             realm,
@@ -87,9 +69,10 @@ impl Workload {
         })
     }
 
-    async fn pods_to_restart(&self, object: &Value, ready_too: bool) -> Result<Vec<PodRef>> {
+    /// The pods that the workload, or one of its `ReplicaSets`, controls.
+    async fn own_pods(&self, object: &Value) -> Result<Vec<Value>> {
         let query = super::history::selector_query(object);
-        let all = self.cluster.list(&self.pods_path(), &query, "listing pods").await?;
+        let mut all = self.cluster.list(&self.pods_path(), &query, "listing pods").await?;
         let owners: Vec<String> = match self.kind {
             WorkloadKind::Deployment => {
                 let path = format!("/apis/apps/v1/namespaces/{}/replicasets", self.namespace());
@@ -99,40 +82,50 @@ impl Workload {
             }
             WorkloadKind::StatefulSet | WorkloadKind::DaemonSet => vec![json::uid(object).to_owned()],
         };
-        let mut chosen: Vec<_> = all
-            .iter()
-            .filter(|pod| json::controller_uid(pod).is_some_and(|uid| owners.iter().any(|own| own == uid)))
-            .filter(|pod| (ready_too || !json::is_ready(pod)) && !pods::is_terminating(pod))
-            .map(PodRef::of)
-            .collect();
-        chosen.sort();
-        Ok(chosen)
+        all.retain(|pod| json::controller_uid(pod).is_some_and(|uid| owners.iter().any(|own| own == uid)));
+        Ok(all)
     }
 
-    /// Evicts the pods, one at a time, waiting each time for the workload to have one more ready pod.
-    /// Eviction respects `PodDisruptionBudgets`.
+    /// Evicts the pods, one at a time, each once all that do not go are ready. Eviction respects
+    /// `PodDisruptionBudgets`.
     pub(crate) async fn evict(&self, cx: &StepContext, change: &Change, to: &Content) -> Result<()> {
         let live = self.read().await?;
         super::apply::refuse_another(change, &live)?;
-        let version = self.eviction_version().await?;
+        let mut version = None;
         for (index, pod) in to.gone.iter().enumerate() {
-            let Some(live) = self.read_pod(pod).await? else { continue };
-            if json::is_ready(&live) && !to.ready_too {
+            if !self.is_in_the_way(pod, to.ready_too).await? {
                 continue;
             }
-            // What was ready before has to be ready again; what was not has to be one more.
-            let wanted = self.ready_pods().await? + i64::from(!json::is_ready(&live));
-            self.evict_one(cx, pod, &version).await?;
-            while self.read_pod(pod).await?.is_some() {
-                self.pause(cx, &format!("pod {} did not end", pod.name)).await?;
+            if index > 0 {
+                self.await_others(cx, to.gone.get(index..).unwrap_or_default()).await?;
             }
-            // After the last one, verification does the waiting.
-            while index + 1 < to.gone.len() && self.ready_pods().await? < wanted {
-                cx.progress(format!("waiting for the pod in place of {} to be ready", pod.name));
-                self.pause(cx, &format!("the pod in place of {} did not get ready", pod.name)).await?;
-            }
+            let version = match &version {
+                Some(version) => version,
+                None => version.insert(self.eviction_version().await?),
+            };
+            self.evict_one(cx, pod, version).await?;
+            self.await_gone(cx, pod).await?;
         }
         Ok(())
+    }
+
+    /// Waits until every pod other than these is ready, and none is missing.
+    async fn await_others(&self, cx: &StepContext, to_go: &[PodRef]) -> Result<()> {
+        loop {
+            let live = self.read().await?;
+            let all = self.own_pods(&live).await?;
+            let is_fine = |pod: &Value| json::is_ready(pod) && !pods::is_terminating(pod);
+            let waits = |pod: &&Value| !is_fine(pod) && to_go.iter().all(|other| other.uid != json::uid(pod));
+            let there = all.iter().filter(|pod| !pods::is_terminating(pod)).count();
+            let enough = i64::try_from(there).is_ok_and(|n| n >= status::wanted_pods(self.kind, &live));
+            let late = match all.iter().find(waits) {
+                None if enough => return Ok(()),
+                None => "a pod that was replaced is not there yet".to_owned(),
+                Some(pod) => format!("pod {} is not ready", json::name(pod)),
+            };
+            cx.progress(format!("before the next pod goes: {late}"));
+            self.pause(cx, &late).await?;
+        }
     }
 
     async fn evict_one(&self, cx: &StepContext, pod: &PodRef, version: &str) -> Result<()> {
@@ -145,40 +138,32 @@ impl Workload {
         });
         loop {
             cx.before_write(&what).await?;
-            let error = match self.cluster.post(&path, &body, &what).await {
-                Ok(_) => return Ok(()),
-                Err(e) if e.kind() == ErrorKind::NotFound => {
-                    cx.write_rejected();
-                    return Ok(());
-                }
-                Err(e) => e,
-            };
+            let Err(error) = self.cluster.post(&path, &body, &what).await else { return Ok(()) };
+            if error.disposition() != Disposition::Indeterminate {
+                cx.write_rejected();
+            }
             let least = match (error.kind(), error.disposition()) {
-                (ErrorKind::RateLimited, Disposition::Temporary(after)) => after.unwrap_or_default(),
+                // It went by itself, and another of its name may be there.
+                (ErrorKind::NotFound | ErrorKind::Conflict, _) => return Ok(()),
+                (ErrorKind::RateLimited, Disposition::Temporary(after))
+                    if error.to_string().contains("disruption budget") =>
+                {
+                    after.unwrap_or_default().max(Duration::from_secs(1))
+                }
                 _ => return Err(error),
             };
-            cx.write_rejected();
             cx.progress(format!("a PodDisruptionBudget does not allow {what} yet"));
-            let wait = least.max(Duration::from_secs(1));
-            if Instant::now() + wait >= cx.deadline() {
+            if Instant::now() + least >= cx.deadline() {
                 let message = format!("a PodDisruptionBudget does not allow {what}");
                 return Err(Error::new(ErrorKind::Refused, message).with_source(error).with_hint(
                     "see `kubectl get pdb`; a budget that allows none cannot be kept while pods are unready",
                 ));
             }
             tokio::select! {
-                () = tokio::time::sleep(wait) => {}
+                () = sleep(least) => {}
                 () = cx.cancelled() => {}
             }
         }
-    }
-
-    async fn ready_pods(&self) -> Result<i64> {
-        let field = match self.kind {
-            WorkloadKind::Deployment | WorkloadKind::StatefulSet => "/status/readyReplicas",
-            WorkloadKind::DaemonSet => "/status/numberReady",
-        };
-        Ok(json::number(&self.read().await?, field).unwrap_or_default())
     }
 
     /// The version of Eviction that this server takes: `policy/v1` since 1.22.
@@ -195,11 +180,13 @@ impl Workload {
 }
 
 fn set_restarted_at(template: &mut Value, now: &str) {
-    if !template["metadata"].is_object() {
-        template["metadata"] = json!({});
+    if let Some(template) = template.as_object_mut()
+        && let Some(metadata) = template.entry("metadata").or_insert_with(|| json!({})).as_object_mut()
+    {
+        let annotations = metadata.entry("annotations").or_insert_with(|| json!({}));
+        if !annotations.is_object() {
+            *annotations = json!({});
+        }
+        annotations[RESTARTED_AT] = Value::from(now);
     }
-    if !template["metadata"]["annotations"].is_object() {
-        template["metadata"]["annotations"] = json!({});
-    }
-    template["metadata"]["annotations"][RESTARTED_AT] = Value::from(now);
 }

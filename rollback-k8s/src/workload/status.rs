@@ -132,6 +132,30 @@ fn daemon_set(object: &Value) -> Verification {
     Verification::converged(format!("daemon set {name:?} successfully rolled out"))
 }
 
+/// Whether all pods are ready, whatever revision they are of.
+pub(crate) fn ready(kind: WorkloadKind, object: &Value) -> Verification {
+    let wanted = wanted_pods(kind, object);
+    let ready = match kind {
+        WorkloadKind::Deployment | WorkloadKind::StatefulSet => count(object, "readyReplicas"),
+        WorkloadKind::DaemonSet => count(object, "numberReady"),
+    };
+    let message = format!("{ready} of {wanted} pods are ready");
+    if is_observed(object) && ready >= wanted {
+        return Verification::converged(message);
+    }
+    Verification::progressing(message)
+}
+
+/// How many pods there should be.
+pub(crate) fn wanted_pods(kind: WorkloadKind, object: &Value) -> i64 {
+    match kind {
+        WorkloadKind::Deployment | WorkloadKind::StatefulSet => {
+            json::number(object, "/spec/replicas").unwrap_or(1)
+        }
+        WorkloadKind::DaemonSet => count(object, "desiredNumberScheduled"),
+    }
+}
+
 /// Whether pods change only when someone deletes them.
 pub(crate) fn is_on_delete(object: &Value) -> bool {
     json::text(object, "/spec/updateStrategy/type") == Some("OnDelete")

@@ -47,11 +47,6 @@ fn comparable(template: Value) -> Value {
     template
 }
 
-/// Whether two templates differ, and only by a restart.
-pub(crate) fn restart_only(a: &Value, b: &Value) -> bool {
-    exact(a) != exact(b) && identity(a) == identity(b)
-}
-
 /// Every image, in the order of the containers.
 pub(crate) fn images(template: &Value) -> String {
     let images: Vec<_> =

@@ -4,85 +4,98 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Pod;
 use kube::api::ApiResource;
 use rollback_core::{
-    Change, ChangeKind, Error, ErrorKind, ErrorReport, Result, StepContext, Verification, VerificationState,
+    Change, ChangeKind, Disposition, Error, ErrorKind, ErrorReport, Result, StepContext, Verification,
+    VerificationState,
 };
 use serde_json::Value;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::content::Parsed;
-use super::{GitOps, Workload, WorkloadKind, pods, status};
+use super::pods::{self, Trouble};
+use super::{GitOps, Workload, WorkloadKind, status};
 use crate::watch::{Sight, Watch};
 use crate::{json, ownership};
 
-/// How long something that may pass by itself is waited out: a pod that no node takes while nodes are
-/// added, a quota, a condition left over from before.
-const GRACE: Duration = Duration::from_secs(15);
+/// How long a condition that may be left over from before is not believed.
+const STALE: Duration = Duration::from_secs(15);
+/// How often the server itself is asked while a watch is in trouble.
+const LOOK_PAST_WATCH: Duration = Duration::from_secs(5);
 
 impl Workload {
     pub(crate) async fn look(&self) -> Result<Verification> {
         let object = self.read().await?;
         let mut seen = status::rollout(self.kind, &object);
-        if seen.state == VerificationState::Converged {
+        if seen.is_converged() {
             return Ok(seen);
         }
         if json::flag(&object, "/spec/paused") {
             seen.message.push_str(" (paused)");
         }
+        // Why it is not done is worth a look, and not an error where it may not be taken.
         let query = super::history::selector_query(&object);
-        let pods = self.cluster.list(&self.pods_path(), &query, "listing pods").await;
-        let Ok(pods) = pods else { return Ok(seen) };
-        let history = self.read_history(&object).await?;
-        let hash = history.current().and_then(|record| record.hash.clone());
+        let pods = self.cluster.list(&self.pods_path(), &query, "listing pods").await.unwrap_or_default();
+        let hash = self.current_hash(&object).await;
         let new = pods.iter().filter(|pod| is_of(self.kind, pod, hash.as_deref()));
-        if let Some(why) = new.clone().find_map(pods::broken) {
-            seen.state = VerificationState::Failed;
-            seen.message = why;
-        } else if let Some(why) = new.clone().find_map(pods::unschedulable) {
-            seen.message = format!("{}; {why}", seen.message);
+        match new.filter_map(pods::trouble).max_by_key(|why| matches!(why, Trouble::Hopeless(_))) {
+            Some(Trouble::Hopeless(why)) => {
+                seen.state = VerificationState::Failed;
+                seen.message = why;
+            }
+            Some(Trouble::Passing(why)) => seen.message = format!("{}; {why}", seen.message),
+            None => {}
         }
         Ok(seen)
     }
 
+    /// By which the pods of the live template name their revision, where that can be seen.
+    async fn current_hash(&self, object: &Value) -> Option<String> {
+        self.read_history(object).await.ok()?.current()?.hash.clone()
+    }
+
     pub(crate) async fn watch_rollout(&self, cx: &StepContext, change: &Change) -> Result<Verification> {
-        let parsed = Parsed::of(change)?;
         let watches = self.cluster.watches();
         let objects = watches.subscribe(&self.kind.resource(), self.namespace());
-        let pods =
-            watches.subscribe(&ApiResource::erase::<k8s_openapi::api::core::v1::Pod>(&()), self.namespace());
+        let pods = watches.subscribe(&ApiResource::erase::<Pod>(&()), self.namespace());
+        let mut changes = [objects.changes(), pods.changes()];
         let mut rollout = Rollout {
             workload: self,
-            cx,
             change,
-            parsed,
-            pods: pods.clone(),
+            parsed: Parsed::of(change)?,
+            pods,
             hash: None,
-            late_since: BTreeMap::new(),
+            waited: BTreeMap::new(),
+            stale_deadline: None,
             settled_since: None,
         };
-        let mut changes = [objects.changes(), pods.changes()];
         let mut last = String::new();
         loop {
             let seen = match objects.get(self.id.name()) {
                 Sight::Blocked(error) => return Err(blocked(&error)),
                 Sight::NotYet => Verification::progressing("waiting for the API server"),
+                Sight::Seen(_) if objects.trouble().is_some() => rollout.judge(None).await?,
                 Sight::Seen(object) => rollout.judge(object.as_deref()).await?,
             };
             if seen.state != VerificationState::Progressing {
                 return Ok(seen);
             }
+            if Instant::now() >= cx.deadline() {
+                return rollout.at_deadline(seen).await;
+            }
             if seen.message != last {
                 last.clone_from(&seen.message);
                 cx.progress(seen.message.as_str());
             }
+            // What is waited out has no event of its own, nor has what a broken watch does not see.
+            let again = if rollout.waits() { Duration::from_secs(1) } else { LOOK_PAST_WATCH };
             let [object_changed, pod_changed] = &mut changes;
             tokio::select! {
-                _ = object_changed.changed() => {}
-                _ = pod_changed.changed() => {}
-                // What is waited out has no event of its own.
-                () = sleep(Duration::from_secs(1)), if rollout.waits() => {}
-                () = sleep_until(cx.deadline()) => return Ok(seen),
+                () = object_changed.next() => {}
+                () = pod_changed.next() => {}
+                () = sleep(again), if rollout.waits() || objects.trouble().is_some() => {}
+                () = sleep_until(cx.deadline()) => {}
                 () = cx.cancelled() => {
                     return Err(Error::new(ErrorKind::Cancelled, "stopped while waiting for the rollout"));
                 }
@@ -94,20 +107,36 @@ impl Workload {
 /// A rollout as it is watched.
 struct Rollout<'a> {
     workload: &'a Workload,
-    cx: &'a StepContext,
     change: &'a Change,
     parsed: Parsed,
     pods: Arc<Watch>,
     /// By which the new pods name their revision.
     hash: Option<String>,
     /// Since when each thing that may pass is seen.
-    late_since: BTreeMap<String, Instant>,
+    waited: BTreeMap<&'static str, Instant>,
+    /// When the exceeded deadline was raised that was there already when watching began.
+    stale_deadline: Option<Value>,
     settled_since: Option<Instant>,
 }
 
 impl Rollout<'_> {
     fn waits(&self) -> bool {
-        !self.late_since.is_empty() || self.settled_since.is_some()
+        !self.waited.is_empty() || self.settled_since.is_some()
+    }
+
+    /// The watch may lag; what is told last is what the server says.
+    async fn at_deadline(&mut self, seen: Verification) -> Result<Verification> {
+        if self.settled_since.is_some() {
+            let mut seen = Verification::converged("settled");
+            seen.notes.push("the time was up before it had been watched to stay so".into());
+            return Ok(seen);
+        }
+        let now = self.judge(None).await?;
+        Ok(if now.state == VerificationState::Progressing && self.settled_since.is_none() {
+            seen
+        } else {
+            now
+        })
     }
 
     async fn judge(&mut self, watched: Option<&Value>) -> Result<Verification> {
@@ -136,16 +165,16 @@ impl Rollout<'_> {
         match seen.state {
             VerificationState::Progressing => {
                 self.settled_since = None;
-                self.hopeless(object, seen).await
+                Ok(self.explain(object, seen).await)
             }
             VerificationState::Failed => Ok(seen),
             VerificationState::Converged => {
-                self.late_since.clear();
+                self.waited.clear();
                 let since = *self.settled_since.get_or_insert_with(Instant::now);
                 if since.elapsed() < self.soak(object) {
                     return Ok(Verification::progressing("settled; watching that it stays so"));
                 }
-                self.note_digests(object, seen).await
+                Ok(self.note_digests(object, seen).await)
             }
         }
     }
@@ -165,91 +194,103 @@ impl Rollout<'_> {
     fn settled(&mut self, object: &Value) -> Verification {
         let kind = self.workload.kind;
         if status::is_on_delete(object) {
-            if !status::is_observed(object) {
-                return Verification::progressing("waiting for the controller to observe the template");
-            }
-            return Verification::converged(
-                "the template is restored; with strategy OnDelete pods change when they are deleted",
-            );
+            return match self.change.kind {
+                ChangeKind::Restart => status::ready(kind, object),
+                ChangeKind::Rollback if status::is_observed(object) => Verification::converged(
+                    "the template is restored; with strategy OnDelete pods change when they are deleted",
+                ),
+                ChangeKind::Rollback => {
+                    Verification::progressing("waiting for the controller to observe the template")
+                }
+            };
         }
-        let Some(condition) = status::exceeded(object).filter(|_| status::is_observed(object)) else {
-            return status::rollout(kind, object);
-        };
+        let Some(condition) = status::exceeded(object) else { return status::rollout(kind, object) };
+        let raised = &condition["lastUpdateTime"];
+        let is_new = raised != self.stale_deadline.get_or_insert_with(|| raised.clone());
         let mut without = object.clone();
         if let Some(Value::Array(conditions)) = without.pointer_mut("/status/conditions") {
             conditions.retain(|c| c["reason"] != status::DEADLINE_EXCEEDED);
         }
         let seen = status::rollout(kind, &without);
-        let ours = json::items(object, "/metadata/managedFields")
-            .iter()
-            .filter(|fields| fields["manager"] == crate::cluster::MANAGER)
-            .filter_map(|fields| json::time(fields, "/time"))
-            .max();
-        let raised = json::time(condition, "/lastUpdateTime");
-        // Both times are the cluster's own, in whole seconds.
-        let is_new = matches!((raised, ours), (Some(raised), Some(ours)) if raised > ours);
-        if seen.state == VerificationState::Progressing && (is_new || self.outlasts("deadline exceeded")) {
+        let believed = status::is_observed(object) && (is_new || self.outlasts("deadline", STALE));
+        if seen.state == VerificationState::Progressing && believed {
             return status::rollout(kind, object);
         }
         seen
     }
 
-    /// Whether this has been seen for longer than the grace.
-    fn outlasts(&mut self, what: &str) -> bool {
-        self.late_since.entry(what.to_owned()).or_insert_with(Instant::now).elapsed() >= GRACE
+    /// Whether this has been seen for longer than that.
+    fn outlasts(&mut self, what: &'static str, grace: Duration) -> bool {
+        self.waited.entry(what).or_insert_with(Instant::now).elapsed() >= grace
     }
 
-    /// Why an unfinished rollout will not finish; what it was otherwise.
-    async fn hopeless(&mut self, object: &Value, seen: Verification) -> Result<Verification> {
+    /// Why an unfinished rollout is not done, and whether it will not be.
+    async fn explain(&mut self, object: &Value, seen: Verification) -> Verification {
         if !status::is_observed(object) {
-            return Ok(seen);
+            return seen;
         }
         let failure = json::condition(object, "ReplicaFailure").filter(|c| c["status"] == "True");
         if let Some(failure) = failure {
-            let message = json::text(failure, "/message").unwrap_or("pods cannot be created").to_owned();
-            if self.outlasts("replica failure") {
-                return Ok(Verification::failed(message));
-            }
-            return Ok(Verification::progressing(message));
+            let why = json::text(failure, "/message").unwrap_or("pods cannot be created").to_owned();
+            return self.wait_out("replica failure", why);
         }
-        if self.hash.is_none() {
-            let history = self.workload.read_history(object).await?;
-            self.hash = history.current().and_then(|record| record.hash.clone());
+        self.waited.remove("replica failure");
+        let new = self.new_pods(object).await.unwrap_or_default();
+        let troubles = new.iter().filter_map(|pod| pods::trouble(pod));
+        match troubles.max_by_key(|why| matches!(why, Trouble::Hopeless(_))) {
+            Some(Trouble::Hopeless(why)) => return Verification::failed(why),
+            Some(Trouble::Passing(why)) => return self.wait_out("pod", why),
+            None => self.waited.remove("pod"),
+        };
+        match self.blocking_pod(object) {
+            Some(name) => Verification::progressing(format!(
+                "{} Pod {name} of another revision is not ready and blocks the rollout",
+                seen.message
+            )),
+            None => seen,
         }
-        let new = self.new_pods();
-        if let Some(why) = new.iter().find_map(|pod| pods::broken(pod)) {
-            return Ok(Verification::failed(why));
-        }
-        if let Some(why) = new.iter().find_map(|pod| pods::unschedulable(pod)) {
-            if self.outlasts("unschedulable") {
-                return Ok(Verification::failed(why));
-            }
-            return Ok(Verification::progressing(why));
-        }
-        self.late_since.remove("unschedulable");
-        self.late_since.remove("replica failure");
-        Ok(seen)
     }
 
-    /// The pods of the revision to be reached; none where pods may not be seen.
-    fn new_pods(&self) -> Vec<Arc<Value>> {
+    fn wait_out(&mut self, what: &'static str, why: String) -> Verification {
+        if self.outlasts(what, self.workload.options.grace) {
+            return Verification::failed(why);
+        }
+        Verification::progressing(why)
+    }
+
+    fn blocking_pod(&self, object: &Value) -> Option<String> {
+        if self.workload.kind != WorkloadKind::StatefulSet {
+            return None;
+        }
+        let Sight::Seen(all) = self.pods.select(|_| true) else { return None };
+        let wanted = json::text(object, "/status/updateRevision");
+        pods::blocking(object, all.iter().map(Arc::as_ref), wanted)
+            .first()
+            .map(|pod| json::name(pod).to_owned())
+    }
+
+    /// The pods of the revision to be reached, once the first list is there; none where pods may not be
+    /// seen.
+    async fn new_pods(&mut self, object: &Value) -> Option<Vec<Arc<Value>>> {
+        if self.hash.is_none() {
+            self.hash = self.workload.current_hash(object).await;
+        }
         let kind = self.workload.kind;
         match self.pods.select(|pod| is_of(kind, pod, self.hash.as_deref())) {
-            Sight::Seen(pods) => pods,
-            Sight::NotYet | Sight::Blocked(_) => Vec::new(),
+            Sight::Seen(pods) => Some(pods),
+            Sight::NotYet => None,
+            Sight::Blocked(_) => Some(Vec::new()),
         }
     }
 
     /// Which image digests run now, and whether they are those that the revision ran with.
-    async fn note_digests(&mut self, object: &Value, mut seen: Verification) -> Result<Verification> {
+    async fn note_digests(&mut self, object: &Value, mut seen: Verification) -> Verification {
         if self.change.kind == ChangeKind::Restart {
-            return Ok(seen);
+            return seen;
         }
-        if self.hash.is_none() {
-            let history = self.workload.read_history(object).await?;
-            self.hash = history.current().and_then(|record| record.hash.clone());
-        }
-        let pods = self.new_pods();
+        let Some(pods) = self.new_pods(object).await else {
+            return Verification::progressing("settled; reading which images run");
+        };
         for (image, now) in pods::digests(pods.iter().map(Arc::as_ref)) {
             let listed = |all: &BTreeSet<String>| all.iter().cloned().collect::<Vec<_>>().join(", ");
             match self.parsed.to.digests.get(&image) {
@@ -261,8 +302,7 @@ impl Rollout<'_> {
                 _ => seen.notes.push(format!("{image} is {}", listed(&now))),
             }
         }
-        self.cx.progress(seen.message.as_str());
-        Ok(seen)
+        seen
     }
 }
 
@@ -274,7 +314,7 @@ fn is_of(kind: WorkloadKind, pod: &Value, hash: Option<&str>) -> bool {
 fn blocked(report: &ErrorReport) -> Error {
     let error = Error::new(report.kind, report.message.as_str());
     match report.disposition {
-        rollback_core::Disposition::Temporary(after) => error.temporary(after),
+        Disposition::Temporary(after) => error.temporary(after),
         _ => error.with_hint("watching needs the verbs list and watch on this kind"),
     }
 }
