@@ -160,6 +160,14 @@ impl Case {
             }
             self.both_settled(theirs, ours).await;
         }
+        // What exceeds the limit goes a moment later.
+        let limit = object["spec"]["revisionHistoryLimit"].as_u64().unwrap_or(10);
+        let is_trimmed =
+            |all: &[Value]| self.kind != WorkloadKind::Deployment || all.len() as u64 <= limit + 1;
+        for namespace in [theirs, ours] {
+            let selector = format!("app={}", self.name);
+            namespace.wait_list("ReplicaSet", &selector, "the history is trimmed", is_trimmed).await;
+        }
         self.kept(theirs).await == self.kept(ours).await
     }
 

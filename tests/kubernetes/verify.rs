@@ -224,7 +224,12 @@ async fn a_stale_progress_deadline_is_not_believed() {
     let testbed = Testbed::shared().await;
     let namespace = testbed.namespace("stale").await;
     namespace.create(&objects::deployment("web", "app:1", 1)).await;
-    namespace.rolled_out("Deployment", "web").await;
+    let has = |object: &Value, reason: &str| {
+        let conditions = object["status"]["conditions"].as_array();
+        conditions.is_some_and(|all| all.iter().any(|c| c["reason"] == reason))
+    };
+    // Until then, the controller may yet overwrite what it says of the next rollout.
+    namespace.wait("Deployment", "web", "its rollout has ended", |o| has(o, "NewReplicaSetAvailable")).await;
     let bad = json!({"spec": {
         "progressDeadlineSeconds": 1,
         "template": {"spec": {"containers": [{"name": "app", "image": "app:never-ready"}]}},
@@ -234,8 +239,7 @@ async fn a_stale_progress_deadline_is_not_believed() {
     for look in 0.. {
         let nudge = json!({"metadata": {"annotations": {"look": look.to_string()}}});
         let object = namespace.patch("Deployment", "web", &nudge).await;
-        let conditions = object["status"]["conditions"].as_array();
-        if conditions.is_some_and(|all| all.iter().any(|c| c["reason"] == "ProgressDeadlineExceeded")) {
+        if has(&object, "ProgressDeadlineExceeded") {
             break;
         }
         assert!(look < 60, "the deadline is not exceeded: {object:#}");

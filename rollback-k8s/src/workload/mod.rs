@@ -16,6 +16,8 @@ mod status;
 mod template;
 mod verify;
 
+use std::cmp::Reverse;
+use std::collections::HashSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -216,6 +218,11 @@ impl Workload {
             revisions.push(choose::unrecorded(&object));
         }
         revisions.extend(history.records.iter().enumerate().map(revision));
+        // Controllers can leave two records of one number; a number names one revision, as for kubectl.
+        revisions.sort_by_key(|revision| !revision.current);
+        let mut seen = HashSet::new();
+        revisions.retain(|revision| seen.insert(revision.id.clone()));
+        revisions.sort_by_key(|r| Reverse(r.id.parse::<i64>().unwrap_or(i64::MAX)));
         Ok(revisions)
     }
 

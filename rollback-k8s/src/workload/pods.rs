@@ -83,7 +83,6 @@ pub(crate) fn blocking<'a>(
         return Vec::new();
     }
     let partition = json::number(set, "/spec/updateStrategy/rollingUpdate/partition").unwrap_or_default();
-    let ordinal = |pod: &Value| -> Option<i64> { json::name(pod).rsplit_once('-')?.1.parse().ok() };
     let mut blocking: Vec<_> = pods
         .into_iter()
         .filter(|pod| json::controller_uid(pod) == Some(json::uid(set)))
@@ -93,6 +92,38 @@ pub(crate) fn blocking<'a>(
         .collect();
     blocking.sort_by_key(|pod| ordinal(pod));
     blocking
+}
+
+/// A pod of a `StatefulSet` that its rollout has still to replace or to make ready, and why. Its status
+/// alone does not tell: during a partitioned rollout it counts the pods below the partition as updated
+/// once the revision is theirs, before it replaces those above.
+pub(crate) fn lagging<'a>(
+    set: &Value,
+    pods: impl IntoIterator<Item = &'a Value>,
+    wanted: Option<&str>,
+) -> Option<String> {
+    let partition = json::number(set, "/spec/updateStrategy/rollingUpdate/partition").unwrap_or_default();
+    let mut own: Vec<_> =
+        pods.into_iter().filter(|pod| json::controller_uid(pod) == Some(json::uid(set))).collect();
+    own.retain(|pod| ordinal(pod).is_some_and(|ordinal| ordinal >= partition));
+    let due = json::number(set, "/spec/replicas").unwrap_or(1) - partition;
+    if i64::try_from(own.len()).is_ok_and(|there| there < due) {
+        return Some(format!("{} of {due} pods are there", own.len()));
+    }
+    own.into_iter().find_map(|pod| {
+        let name = json::name(pod);
+        match pod {
+            pod if json::label(pod, "controller-revision-hash") != wanted => {
+                Some(format!("pod {name} is of another revision"))
+            }
+            pod if is_terminating(pod) || !json::is_ready(pod) => Some(format!("pod {name} is not ready")),
+            _ => None,
+        }
+    })
+}
+
+fn ordinal(pod: &Value) -> Option<i64> {
+    json::name(pod).rsplit_once('-')?.1.parse().ok()
 }
 
 #[cfg(test)]

@@ -204,7 +204,13 @@ impl Rollout<'_> {
                 }
             };
         }
-        let Some(condition) = status::exceeded(object) else { return status::rollout(kind, object) };
+        let Some(condition) = status::exceeded(object) else {
+            let seen = status::rollout(kind, object);
+            return match self.lagging_pod(object).filter(|_| seen.is_converged()) {
+                Some(why) => Verification::progressing(why),
+                None => seen,
+            };
+        };
         let raised = &condition["lastUpdateTime"];
         let is_new = raised != self.stale_deadline.get_or_insert_with(|| raised.clone());
         let mut without = object.clone();
@@ -267,6 +273,15 @@ impl Rollout<'_> {
         pods::blocking(object, all.iter().map(Arc::as_ref), wanted)
             .first()
             .map(|pod| json::name(pod).to_owned())
+    }
+
+    fn lagging_pod(&self, object: &Value) -> Option<String> {
+        if self.workload.kind != WorkloadKind::StatefulSet {
+            return None;
+        }
+        let Sight::Seen(all) = self.pods.select(|_| true) else { return None };
+        let wanted = json::text(object, "/status/updateRevision");
+        pods::lagging(object, all.iter().map(Arc::as_ref), wanted)
     }
 
     /// The pods of the revision to be reached, once the first list is there; none where pods may not be
