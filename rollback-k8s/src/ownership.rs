@@ -106,7 +106,8 @@ pub(crate) fn last_writer(object: &Value) -> Option<(&str, &str)> {
         .iter()
         .filter_map(|fields| Some((fields["time"].as_str()?, fields["manager"].as_str()?)))
         .filter(|(_, manager)| *manager != "kube-controller-manager")
-        .max()
+        // The server notes whole seconds: within one, somebody else is more likely to have come last.
+        .max_by_key(|(at, manager)| (*at, *manager != crate::cluster::MANAGER))
 }
 
 #[cfg(test)]
