@@ -112,8 +112,8 @@ impl Watch {
     }
 
     /// What keeps the watch from seeing more, if anything does now.
-    pub(crate) fn trouble(&self) -> Option<String> {
-        lock(&self.seen).error.as_ref().map(|error| error.message.clone())
+    pub(crate) fn trouble(&self) -> Option<ErrorReport> {
+        lock(&self.seen).error.clone()
     }
 
     fn look<T>(&self, read: impl FnOnce(&Seen) -> T) -> Sight<T> {

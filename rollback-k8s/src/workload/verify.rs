@@ -264,11 +264,20 @@ impl Rollout<'_> {
         Verification::progressing(why)
     }
 
+    /// The pods that fit. What a watch saw before it got into trouble, such as a missing right to watch,
+    /// tells nothing of now.
+    fn select_pods(&self, fits: impl Fn(&Value) -> bool) -> Sight<Vec<Arc<Value>>> {
+        match self.pods.trouble() {
+            Some(error) => Sight::Blocked(error),
+            None => self.pods.select(fits),
+        }
+    }
+
     fn blocking_pod(&self, object: &Value) -> Option<String> {
         if self.workload.kind != WorkloadKind::StatefulSet {
             return None;
         }
-        let Sight::Seen(all) = self.pods.select(|_| true) else { return None };
+        let Sight::Seen(all) = self.select_pods(|_| true) else { return None };
         let wanted = json::text(object, "/status/updateRevision");
         pods::blocking(object, all.iter().map(Arc::as_ref), wanted)
             .first()
@@ -279,7 +288,7 @@ impl Rollout<'_> {
         if self.workload.kind != WorkloadKind::StatefulSet {
             return None;
         }
-        let Sight::Seen(all) = self.pods.select(|_| true) else { return None };
+        let Sight::Seen(all) = self.select_pods(|_| true) else { return None };
         let wanted = json::text(object, "/status/updateRevision");
         pods::lagging(object, all.iter().map(Arc::as_ref), wanted)
     }
@@ -291,7 +300,7 @@ impl Rollout<'_> {
             self.hash = self.workload.current_hash(object).await;
         }
         let kind = self.workload.kind;
-        match self.pods.select(|pod| is_of(kind, pod, self.hash.as_deref())) {
+        match self.select_pods(|pod| is_of(kind, pod, self.hash.as_deref())) {
             Sight::Seen(pods) => Some(pods),
             Sight::NotYet => None,
             Sight::Blocked(_) => Some(Vec::new()),
