@@ -96,6 +96,7 @@ fn show_progress(out: &mut impl Write, progress: Progress) -> io::Result<()> {
     };
     let text = match event {
         Event::RunStarted { .. } => "the run begins".to_owned(),
+        Event::RunResumed { .. } => "the run goes on".to_owned(),
         Event::RunFinished { .. } => "the run ends".to_owned(),
         Event::Step { step, event } => match event {
             StepEvent::Started { .. } => format!("{step} is about to change"),

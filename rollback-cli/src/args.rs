@@ -1,14 +1,18 @@
 //! What is typed.
 
+mod choices;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use jiff::fmt::friendly::SpanParser;
-use rollback_core::{Error, ErrorKind, FailurePolicy};
+use rollback_core::{Error, ErrorKind};
 
 use crate::exit::Failure;
+
+pub(crate) use choices::{Compat, DryRun, Format, GitOps, OnFailure};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -21,10 +25,12 @@ use crate::exit::Failure;
   rollback undo deployment/web -n shop        to the revision before the current one
   rollback history deployment/web -n shop     which revisions there are
   rollback status deployment/web -n shop      is it settled?
+  rollback resume                             goes on with a run that was interrupted
+  rollback revert RUN                         takes back what a run changed; rollback runs lists them
 
 Exit codes: 0 done or nothing to do; 1 refused, failed or answered no, nothing was changed;
 2 usage, configuration or connection; 3 changed and reversed again; 4 changed and not in a good
-state, the message says what to do next; 130 interrupted."
+state, the message says what to do next; 130 interrupted, and can be resumed."
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -54,19 +60,18 @@ pub(crate) struct Global {
         help_heading = "Connection and output"
     )]
     pub(crate) output: Format,
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH|memory",
+        help_heading = "Connection and output",
+        help = "Where runs are kept: a file, or `memory` for nowhere, and every event is printed on stderr \
+                [default: $ROLLBACK_JOURNAL, else rollback/rollback.db in $XDG_STATE_HOME or ~/.local/state]"
+    )]
+    pub(crate) journal: Option<PathBuf>,
     /// No progress on stderr
     #[arg(short, long, global = true, help_heading = "Connection and output")]
     pub(crate) quiet: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Format {
-    /// For people
-    Table,
-    /// Stable, for programs; errors on stderr are JSON as well
-    Json,
-    /// The same as YAML
-    Yaml,
 }
 
 #[derive(Debug, Subcommand)]
@@ -97,6 +102,29 @@ pub(crate) enum Command {
   rollback restart deployment/web -n shop          the pods that are not ready
   rollback restart deployment/web -n shop --all    all pods, as a rollout")]
     Restart(RestartArgs),
+    /// Takes back what a run changed, as a new run
+    #[command(after_help = "Examples:
+  rollback revert 0199f3c2-6e0f-7a41-9d53-0c5f0f6f4d11    shows what will change, and asks
+  rollback revert 0f6f4d11 --yes                          the beginning or the end of its id will do")]
+    Revert(RevertArgs),
+    /// Lists the runs that the journal holds, newest first
+    #[command(after_help = "Examples:
+  rollback runs
+  rollback runs -o json")]
+    Runs,
+    /// Shows one run: how each of its steps went, and what comes next
+    #[command(after_help = "Example:
+  rollback show 0199f3c2-6e0f-7a41-9d53-0c5f0f6f4d11")]
+    Show(ShowArgs),
+    /// Goes on with an unfinished run, in the cluster where it began; nothing is done twice
+    #[command(after_help = "Examples:
+  rollback resume                                         the only unfinished run
+  rollback resume 0199f3c2-6e0f-7a41-9d53-0c5f0f6f4d11    this one")]
+    Resume(ResumeArgs),
+    /// Closes an unfinished run as it stands; nothing is changed back
+    #[command(after_help = "Example:
+  rollback abandon 0199f3c2-6e0f-7a41-9d53-0c5f0f6f4d11 --reason 'mended by hand'")]
+    Abandon(AbandonArgs),
     /// Prints the completion script of a shell
     #[command(after_help = "Example:
   source <(rollback completions bash)")]
@@ -210,44 +238,46 @@ pub(crate) struct RestartArgs {
     pub(crate) run: RunArgs,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum DryRun {
-    /// The server checks the change and keeps nothing of it
-    Server,
+#[derive(Debug, Args)]
+pub(crate) struct ShowArgs {
+    /// The id of the run; its beginning or its end will do
+    #[arg(value_name = "RUN")]
+    pub(crate) run: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum OnFailure {
-    /// Stop; what was done stands
-    Halt,
-    /// Stop, and reverse what was done
-    Compensate,
-    /// Go on with the others
-    Continue,
+#[derive(Debug, Args)]
+pub(crate) struct ResumeArgs {
+    /// The id of the run; its beginning or its end will do [default: the only unfinished one]
+    #[arg(value_name = "RUN")]
+    pub(crate) run: Option<String>,
 }
 
-impl From<OnFailure> for FailurePolicy {
-    fn from(policy: OnFailure) -> Self {
-        match policy {
-            OnFailure::Halt => Self::Halt,
-            OnFailure::Compensate => Self::Compensate,
-            OnFailure::Continue => Self::Continue,
-        }
-    }
+#[derive(Debug, Args)]
+pub(crate) struct AbandonArgs {
+    /// The id of the run; its beginning or its end will do
+    #[arg(value_name = "RUN")]
+    pub(crate) run: String,
+    /// Why, for the record
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum GitOps {
-    /// Refuse, and say what to do there
-    Refuse,
-    /// Go on, and keep watching whether it is taken back
-    Ignore,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Compat {
-    /// As `kubectl rollout undo`
-    Kubectl,
+#[derive(Debug, Args)]
+pub(crate) struct RevertArgs {
+    /// The id of the run; its beginning or its end will do
+    #[arg(value_name = "RUN")]
+    pub(crate) id: String,
+    /// What to do once a component has failed
+    #[arg(long, value_name = "POLICY", default_value = "halt")]
+    pub(crate) on_failure: OnFailure,
+    /// Stop after the server accepted a dry run; nothing is changed
+    #[arg(long, value_name = "WHERE")]
+    pub(crate) dry_run: Option<DryRun>,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    /// Why, for the record
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
 }
 
 /// The longest time that may be asked for; beyond, somebody mistyped.

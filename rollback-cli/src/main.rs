@@ -3,9 +3,11 @@
 mod args;
 mod commands;
 mod exit;
+mod journal;
 mod keep;
 mod naming;
 mod output;
+mod place;
 mod session;
 mod signals;
 #[cfg(test)]

@@ -121,6 +121,7 @@ mod tests {
             context: Some("kind a".into()),
             kubeconfig: Some("/tmp/k".into()),
             output: Format::Table,
+            journal: None,
             quiet: false,
         };
         let app = App { global, stop: CancellationToken::new() };

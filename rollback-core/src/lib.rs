@@ -18,8 +18,11 @@ pub use engine::{Engine, Progress, RunOptions, RunReport, StepReport};
 pub use error::{Access, Disposition, Error, ErrorKind, ErrorReport, Result};
 #[cfg(feature = "mock")]
 pub use journal::MockJournal;
+#[cfg(feature = "sqlite")]
+pub use journal::SqliteJournal;
 pub use journal::{
-    Entry, Event, Journal, MemoryJournal, Outcome, RunState, StepEvent, StepOutcome, StepState,
+    Claim, Entry, Event, Journal, Locator, MemoryJournal, Outcome, RunSettings, RunState, RunSummary,
+    StepEvent, StepOutcome, StepState,
 };
 pub use plan::{FailurePolicy, Plan, Step, StepId};
 pub use planner::{Components, Planner};

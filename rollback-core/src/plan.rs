@@ -183,28 +183,40 @@ impl Plan {
     /// # Errors
     /// `Refused`, naming the step and the reason, when a change cannot be reversed.
     pub fn reversed(&self) -> Result<Self> {
-        if let Some((step, reason)) =
-            self.steps.iter().find_map(|step| Some((step, step.change.irreversible.as_ref()?)))
+        self.reversed_part(|_| true)
+    }
+
+    /// The way back of some of its steps.
+    ///
+    /// # Errors
+    /// As [`reversed`](Self::reversed), and `InvalidPlan` when it is the way back of none.
+    pub fn reversed_part(&self, wanted: impl Fn(&StepId) -> bool) -> Result<Self> {
+        let part = || self.steps.iter().filter(|step| wanted(&step.id));
+        if let Some((step, reason)) = part().find_map(|step| Some((step, step.change.irreversible.as_ref()?)))
         {
             let message = format!("step {} cannot be reversed: {reason}", step.id);
             return Err(Error::new(ErrorKind::Refused, message).with_component(&step.change.component));
         }
-        let steps = self
-            .steps
-            .iter()
-            .rev()
+        let mut steps: Vec<_> = part()
             .map(|step| Step {
                 id: step.id.clone(),
                 change: step.change.reversed(),
-                after: self
-                    .steps
-                    .iter()
-                    .filter(|other| other.after.contains(&step.id))
-                    .map(|other| other.id.clone())
-                    .collect(),
+                after: self.nearest_after(&step.id, &wanted).into_iter().cloned().collect(),
             })
             .collect();
+        steps.reverse();
         Self::new(steps, self.on_failure)
+    }
+
+    /// The wanted steps that come after a step, with no other wanted one between.
+    fn nearest_after(&self, id: &StepId, wanted: &impl Fn(&StepId) -> bool) -> BTreeSet<&StepId> {
+        let next = self.steps.iter().filter(|step| step.after.contains(id)).map(|step| &step.id);
+        next.flat_map(
+            |next| {
+                if wanted(next) { BTreeSet::from([next]) } else { self.nearest_after(next, wanted) }
+            },
+        )
+        .collect()
     }
 }
 

@@ -39,7 +39,7 @@ async fn requests_are_forwarded_and_recorded() {
     let (namespace, proxy, client) = setup("record").await;
     client.request::<Value>(set(&namespace, 1)).await.unwrap();
     let path = namespace.path("ConfigMap", "settings");
-    let read = Request::get(format!("{path}?resourceVersion=0")).body(Vec::new()).unwrap();
+    let read = Request::get(format!("{path}?timeout=9s")).body(Vec::new()).unwrap();
     assert_eq!(client.request::<Value>(read).await.unwrap()["data"]["step"], "1");
 
     let requests = proxy.requests();
@@ -47,7 +47,7 @@ async fn requests_are_forwarded_and_recorded() {
     assert_eq!((requests[0].method.as_str(), requests[0].path.as_str()), ("PATCH", path.as_str()));
     assert_eq!(requests[0].content_type, "application/merge-patch+json");
     assert_eq!(requests[0].json(), json!({"data": {"step": "1"}}));
-    assert_eq!((requests[0].status, requests[1].query.as_str()), (Some(200), "resourceVersion=0"));
+    assert_eq!((requests[0].status, requests[1].query.as_str()), (Some(200), "timeout=9s"));
     assert_eq!(proxy.writes().len(), 1);
     proxy.clear();
     assert!(proxy.requests().is_empty());

@@ -107,8 +107,8 @@ async fn a_failed_return_of_a_stateful_set_is_compensated_although_its_pod_block
     assert_eq!(report.outcome, Outcome::Compensated, "{report:#?}");
     let after = namespace.rolled_out("StatefulSet", "db").await;
     assert_eq!(before["spec"], after["spec"]);
-    let pods = namespace.list("Pod", "app=db").await;
-    assert!(pods.iter().all(|pod| pod_image(pod) == "app:2"), "{pods:#?}");
+    let all_run = |pods: &[Value]| pods.len() == 3 && pods.iter().all(|pod| pod_image(pod) == "app:2");
+    namespace.wait_list("Pod", "app=db", "all run app:2", all_run).await;
 }
 
 #[tokio::test]
@@ -218,8 +218,8 @@ async fn a_daemon_set_returns_to_its_previous_revision() {
     let agent = workload(&cluster(testbed).await, WorkloadKind::DaemonSet, &namespace, "agent");
     let report = undo(&agent, Target::Previous, FailurePolicy::Halt).await;
     assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
-    let pods = namespace.list("Pod", "app=agent").await;
-    assert!(pods.iter().all(|pod| pod_image(pod) == "app:1"), "{pods:#?}");
+    let all_run = |pods: &[Value]| pods.len() == 2 && pods.iter().all(|pod| pod_image(pod) == "app:1");
+    namespace.wait_list("Pod", "app=agent", "all run app:1", all_run).await;
 }
 
 async fn restart(component: &Workload, scope: RestartScope, apply_timeout: Duration) -> RunReport {
@@ -227,8 +227,8 @@ async fn restart(component: &Workload, scope: RestartScope, apply_timeout: Durat
     let plan = Planner::new().restart("web", component.clone(), scope, &[]).plan().await.unwrap();
     let engine = Engine::new(Arc::new(MemoryJournal::new()));
     let mut options = RunOptions::by("tests");
-    options.verify_timeout = Duration::from_secs(20);
-    options.apply_timeout = apply_timeout;
+    options.settings.verify_timeout = Duration::from_secs(20);
+    options.settings.apply_timeout = apply_timeout;
     engine.execute(&plan, &Components::new().with(component), options).await.unwrap()
 }
 
@@ -293,8 +293,10 @@ async fn a_restart_of_all_is_a_rollout_and_repeating_it_restarts_nothing_more() 
     assert!(web.verify(&context(), &change).await.unwrap().is_converged());
     let object = namespace.get("Deployment", "web").await;
     let generation = object["metadata"]["generation"].clone();
-    let after = uids(&namespace.list("Pod", "app=web").await);
-    assert!(uids(&pods).keys().all(|name| !after.contains_key(name)));
+    let before = uids(&pods);
+    // Pods on their way out no longer count, and are still listed.
+    let are_new = |pods: &[Value]| uids(pods).keys().all(|name| !before.contains_key(name));
+    namespace.wait_list("Pod", "app=web", "all are new", are_new).await;
     web.apply(&context(), &change).await.unwrap();
     assert_eq!(namespace.get("Deployment", "web").await["metadata"]["generation"], generation);
     // Everyone restarts first: the way back is still the way back.

@@ -62,7 +62,7 @@ pub(crate) async fn undo(component: &Workload, target: Target, policy: FailurePo
         .unwrap();
     let engine = Engine::new(Arc::new(MemoryJournal::new()));
     let mut options = RunOptions::by("tests");
-    options.verify_timeout = Duration::from_secs(8);
+    options.settings.verify_timeout = Duration::from_secs(20);
     engine.execute(&plan, &Components::new().with(component), options).await.unwrap()
 }
 
@@ -172,7 +172,7 @@ async fn undo_in_vain(code: u16) -> RunReport {
     let plan = Planner::new().rollback("web", component.clone(), Target::Previous, &[]).plan().await.unwrap();
     let engine = Engine::new(Arc::new(MemoryJournal::new()));
     let mut options = RunOptions::by("tests");
-    options.apply_timeout = Duration::from_secs(3);
+    options.settings.apply_timeout = Duration::from_secs(3);
     let report = engine.execute(&plan, &Components::new().with(component), options).await.unwrap();
     assert_eq!(image(&namespace.get("Deployment", "web").await), "app:2");
     report

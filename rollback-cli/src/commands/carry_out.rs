@@ -8,13 +8,15 @@ use std::time::Duration;
 use dialoguer::Confirm;
 use futures::future::join_all;
 use rollback_core::{
-    ChangeKind, ComponentId, Components, Engine, Error, ErrorKind, MemoryJournal, Outcome, Plan,
-    Rollbackable, RunOptions, RunReport, StepOutcome,
+    ChangeKind, ComponentId, Components, Engine, Error, ErrorKind, Locator, Plan, Rollbackable, RunId,
+    RunOptions, RunReport,
 };
 use rollback_k8s::{Cluster, Workload};
 
+use super::next::{self, Way};
 use crate::args::{Format, RunArgs};
 use crate::exit::{Exit, Failure};
+use crate::journal::{self, Kept};
 use crate::output::progress::{self, Mode};
 use crate::output::{self, json, table};
 use crate::session::{self, App};
@@ -24,6 +26,8 @@ pub(crate) struct Prepared {
     pub(crate) cluster: Cluster,
     pub(crate) workloads: Vec<Workload>,
     pub(crate) plan: Plan,
+    /// Where another command finds the workloads again.
+    pub(crate) locators: Vec<Locator>,
 }
 
 impl Prepared {
@@ -33,13 +37,43 @@ impl Prepared {
 }
 
 /// How a plan is to be carried out.
+#[derive(Default)]
 pub(crate) struct How<'a> {
-    pub(crate) run: &'a RunArgs,
+    /// What was typed; nothing of it where a run goes on as it began.
+    pub(crate) run: Option<&'a RunArgs>,
+    /// The run that goes on; a new one begins otherwise.
+    pub(crate) resumed: Option<RunId>,
     pub(crate) reason: Option<String>,
     /// What another undo of the same components has to say as well.
-    pub(crate) undo_flags: &'a str,
+    pub(crate) undo_flags: &'static str,
     /// How long making each change may take, where that includes waiting.
     pub(crate) apply_timeout: Option<Duration>,
+}
+
+impl<'a> How<'a> {
+    /// As it was typed.
+    pub(crate) fn of(run: &'a RunArgs) -> Self {
+        Self { run: Some(run), ..Self::default() }
+    }
+
+    /// As it began.
+    pub(crate) fn resuming(run: RunId) -> Self {
+        Self { resumed: Some(run), ..Self::default() }
+    }
+
+    fn options(&self, app: &App, prepared: &Prepared) -> RunOptions {
+        let mut options = RunOptions::by(actor());
+        options.run = self.resumed.unwrap_or(options.run);
+        options.reason.clone_from(&self.reason);
+        options.locators.clone_from(&prepared.locators);
+        if let Some(run) = self.run {
+            options.settings.verify = !run.no_verify;
+            options.settings.verify_timeout = run.timeout;
+        }
+        options.settings.apply_timeout = self.apply_timeout.unwrap_or(options.settings.apply_timeout);
+        options.cancellation = app.stop.clone();
+        options
+    }
 }
 
 /// Refuses to act unasked where nobody can be asked.
@@ -52,15 +86,16 @@ pub(crate) fn refuse_silence(yes: bool, command: &str) -> Result<(), Failure> {
     )))
 }
 
-pub(crate) async fn run(app: &App, prepared: &Prepared, how: How<'_>) -> Result<Exit, Failure> {
-    let Prepared { cluster, workloads, plan } = prepared;
-    let asks = !how.run.yes && !plan.is_noop();
-    let is_quiet = app.global.quiet || plan.is_noop();
-    if asks || !is_quiet {
+/// Shows the plan, asks, and carries it out.
+pub(crate) async fn run(app: &App, prepared: &Prepared, kept: &Kept, how: How<'_>) -> Result<Exit, Failure> {
+    let plan = &prepared.plan;
+    app.until_stopped(kept.check_free(app, &prepared.workloads)).await?;
+    let asks = !how.run.is_some_and(|run| run.yes) && !plan.is_noop();
+    if asks || !is_quiet(app, plan) {
         output::say(table::plan(plan, console::colors_enabled_stderr()).trim_end());
     }
     if asks {
-        let answer = app.until_stopped(confirm(cluster, plan)).await;
+        let answer = app.until_stopped(confirm(prepared, kept)).await;
         if answer.as_ref().is_err_and(|failure| failure.exit() == Exit::Interrupted) {
             // Ctrl-C leaves the prompt as it is: its line unfinished, the cursor hidden.
             let _ = console::Term::stderr().show_cursor();
@@ -68,31 +103,43 @@ pub(crate) async fn run(app: &App, prepared: &Prepared, how: How<'_>) -> Result<
         }
         answer?;
     }
+    go(app, prepared, kept, how).await
+}
 
+/// Carries a plan out, or goes on with it, and tells how that went.
+pub(crate) async fn go(app: &App, prepared: &Prepared, kept: &Kept, how: How<'_>) -> Result<Exit, Failure> {
+    let Prepared { workloads, plan, .. } = prepared;
     let (sender, events) = tokio::sync::mpsc::unbounded_channel();
-    let mut options = RunOptions::by(actor());
-    options.reason = how.reason;
-    options.verify = !how.run.no_verify;
-    options.verify_timeout = how.run.timeout;
-    options.apply_timeout = how.apply_timeout.unwrap_or(options.apply_timeout);
-    options.cancellation = app.stop.clone();
+    let mut options = how.options(app, prepared);
     options.progress = Some(sender);
     let components: Components =
         workloads.iter().map(|workload| Arc::new(workload.clone()) as Arc<dyn Rollbackable>).collect();
-    let engine = Engine::new(Arc::new(MemoryJournal::new()));
-    let mode = Mode::choose(is_quiet, console::user_attended_stderr());
-    let (report, ()) = tokio::join!(
-        engine.execute(plan, &components, options),
-        progress::show(events, plan, mode, &app.stop)
-    );
-    let report = report?;
-    tell(app, plan, &report, how.undo_flags);
+    let engine = Engine::new(kept.journal.clone());
+    let work = async {
+        match how.resumed {
+            Some(run) => engine.resume(run, &components, options).await,
+            None => engine.execute(plan, &components, options).await,
+        }
+    };
+    let mode = Mode::choose(is_quiet(app, plan), console::user_attended_stderr());
+    let (report, ()) = tokio::join!(work, progress::show(events, plan, mode, &app.stop, !kept.durable));
+    let report = report.map_err(journal::unusable)?;
+    let way = if kept.durable { Way::kept(app) } else { Way::lost(app, how.undo_flags) };
+    tell(app, plan, &report, &way);
     announce(prepared, &report).await;
     Ok(Exit::of_run(&report))
 }
 
-async fn confirm(cluster: &Cluster, plan: &Plan) -> Result<(), Failure> {
+fn is_quiet(app: &App, plan: &Plan) -> bool {
+    app.global.quiet || plan.is_noop()
+}
+
+async fn confirm(prepared: &Prepared, kept: &Kept) -> Result<(), Failure> {
+    let Prepared { cluster, plan, .. } = prepared;
     output::say(&surroundings(cluster.context(), cluster.server(), plan));
+    if !kept.durable {
+        output::say("journal    memory: nothing of this run can be resumed");
+    }
     let question = question(plan);
     let answer =
         tokio::task::spawn_blocking(move || Confirm::new().with_prompt(question).default(false).interact());
@@ -133,8 +180,9 @@ fn question(plan: &Plan) -> String {
     }
 }
 
-fn tell(app: &App, plan: &Plan, report: &RunReport, undo_flags: &str) {
-    let next = next_commands(report, &app.connection_flags(), undo_flags);
+/// How a run went, and what comes next.
+pub(crate) fn tell(app: &App, plan: &Plan, report: &RunReport, way: &Way) {
+    let next = next::commands(plan, report, way);
     output::result(app.global.output, &json::run(report, &next), || table::run(plan, report));
     if app.global.output == Format::Json {
         return;
@@ -148,29 +196,7 @@ fn tell(app: &App, plan: &Plan, report: &RunReport, undo_flags: &str) {
         let left = if report.changed() { "see above how things were left" } else { "nothing was changed" };
         output::say(&format!("interrupted: {left}"));
     }
-    if !next.is_empty() {
-        output::say(&format!("next, one of:\n  {}", next.join("\n  ")));
-    }
-}
-
-/// For each step that changed something and is not in a good state: how to look at it, and how to go back.
-fn next_commands(report: &RunReport, connection: &str, undo: &str) -> Vec<String> {
-    if matches!(report.outcome, Outcome::Completed | Outcome::NothingToDo) {
-        return Vec::new();
-    }
-    let open = report.steps.iter().filter(|step| step.changed && step.outcome != StepOutcome::Verified);
-    let commands = open.flat_map(|step| {
-        let component = &step.component;
-        let look = format!("rollback status {component} --watch{connection}");
-        // Only a recorded revision can be returned to.
-        let back = step
-            .from
-            .parse::<u64>()
-            .is_ok()
-            .then(|| format!("rollback undo {component} --to-revision {}{undo}{connection}", step.from));
-        std::iter::once(look).chain(back)
-    });
-    commands.collect()
+    output::say_lines(&next::listed(&next));
 }
 
 /// Tells the cluster, where others look.
@@ -204,33 +230,6 @@ fn actor_of(user: Option<&str>, host: Option<&str>) -> String {
 mod tests {
     use super::*;
     use crate::testing;
-
-    #[test]
-    fn the_next_commands_are_for_what_changed_and_is_not_good() {
-        let report = testing::report(Outcome::Halted, StepOutcome::Failed, true);
-        assert_eq!(
-            next_commands(&report, " --context a", " --gitops=ignore"),
-            [
-                "rollback status deployment/shop/web --watch --context a",
-                "rollback undo deployment/shop/web --to-revision 5 --gitops=ignore --context a",
-            ]
-        );
-        for (outcome, step, changed) in [
-            (Outcome::Completed, StepOutcome::Applied, true),
-            (Outcome::Halted, StepOutcome::Verified, true),
-            (Outcome::Halted, StepOutcome::Refused, false),
-            (Outcome::Compensated, StepOutcome::Compensated, false),
-        ] {
-            assert!(next_commands(&testing::report(outcome, step, changed), "", "").is_empty());
-        }
-    }
-
-    #[test]
-    fn there_is_no_way_back_to_what_has_no_number() {
-        let mut report = testing::report(Outcome::Unfinished, StepOutcome::Pending, true);
-        report.steps[0].from = "unrecorded".into();
-        assert_eq!(next_commands(&report, "", ""), ["rollback status deployment/shop/web --watch"]);
-    }
 
     #[test]
     fn the_question_says_where_and_what() {

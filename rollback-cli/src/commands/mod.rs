@@ -1,9 +1,15 @@
-//! One file for each command, and what `undo` and `restart` share.
+//! One file for each command, and what those that change something share.
 
+mod abandon;
 mod carry_out;
 mod history;
+mod next;
 mod plan;
 mod restart;
+mod resume;
+mod revert;
+mod runs;
+mod show;
 mod status;
 mod undo;
 
@@ -15,6 +21,9 @@ use crate::exit::{Exit, Failure};
 use crate::output;
 use crate::session::App;
 
+pub(crate) use carry_out::Prepared;
+pub(crate) use next::Way;
+
 pub(crate) async fn run(app: &App, command: Command) -> Result<Exit, Failure> {
     match command {
         Command::History(args) => app.until_stopped(history::run(app, args)).await,
@@ -22,6 +31,11 @@ pub(crate) async fn run(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Undo(args) => undo::run(app, args).await,
         Command::Status(args) => app.until_stopped(status::run(app, args)).await,
         Command::Restart(args) => restart::run(app, args).await,
+        Command::Revert(args) => revert::run(app, args).await,
+        Command::Runs => app.until_stopped(runs::run(app)).await,
+        Command::Show(args) => app.until_stopped(show::run(app, args)).await,
+        Command::Resume(args) => resume::run(app, args).await,
+        Command::Abandon(args) => abandon::run(app, args).await,
         Command::Completions { shell } => {
             completions(shell);
             Ok(Exit::Done)

@@ -8,12 +8,13 @@ use rollback_k8s::{GitOps, UndoMode, Workload, WorkloadOptions};
 use super::carry_out::Prepared;
 use crate::args::{self, Compat, PlanArgs, TargetArgs};
 use crate::exit::{Exit, Failure};
+use crate::journal::Kept;
 use crate::output::{self, json, table};
 use crate::session::{self, App};
-use crate::{keep, naming};
+use crate::{keep, naming, place};
 
 pub(crate) async fn run(app: &App, args: PlanArgs) -> Result<Exit, Failure> {
-    let Prepared { plan, .. } = make(app, &args.components, &args.target).await?;
+    let Prepared { plan, .. } = make(app, &args.components, &args.target, None).await?;
     if let Some(path) = &args.out {
         keep::write(path, &plan)?;
     }
@@ -27,14 +28,21 @@ pub(crate) async fn run(app: &App, args: PlanArgs) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// Plans the return of the components to what was asked for.
-pub(crate) async fn make(app: &App, components: &[String], target: &TargetArgs) -> Result<Prepared, Failure> {
+/// Plans the return of the components to what was asked for; where it is about to be carried out, only if no
+/// unfinished run of the journal comes first.
+pub(crate) async fn make(
+    app: &App,
+    components: &[String],
+    target: &TargetArgs,
+    kept: Option<&Kept>,
+) -> Result<Prepared, Failure> {
     let names = app.components(components)?;
     let wanted = naming::parse_revisions(&target.to_revision).map_err(Failure::setup)?;
     let cluster = app.connect().await?;
+    let options = options(target);
     let mut workloads: Vec<Workload> = Vec::new();
     for name in &names {
-        let workload = app.workload(&cluster, name, options(target))?;
+        let workload = app.workload(&cluster, name, options.clone())?;
         if workloads.iter().any(|other| other.id() == workload.id()) {
             return Err(session::usage(format!("{} is given twice", workload.id())));
         }
@@ -46,13 +54,17 @@ pub(crate) async fn make(app: &App, components: &[String], target: &TargetArgs) 
     if let Some(first) = workloads.first() {
         session::first_contact(first).await?;
     }
+    if let Some(kept) = kept {
+        kept.check_free(app, &workloads).await?;
+    }
     let planner = Planner::new().on_failure(target.on_failure.into());
     let planner = workloads.iter().zip(targets).fold(planner, |planner, (workload, target)| {
         let component: Arc<dyn Rollbackable> = Arc::new(workload.clone());
         planner.rollback(workload.id().to_string(), component, target, &[])
     });
     let plan = planner.plan().await?;
-    Ok(Prepared { cluster, workloads, plan })
+    let locators = place::locators(app, &cluster, &plan, &options)?;
+    Ok(Prepared { cluster, workloads, plan, locators })
 }
 
 fn options(target: &TargetArgs) -> WorkloadOptions {

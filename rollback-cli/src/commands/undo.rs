@@ -9,31 +9,33 @@ use serde_json::json;
 use super::carry_out::{self, How, Prepared};
 use crate::args::{self, UndoArgs};
 use crate::exit::{Exit, Failure};
-use crate::keep;
 use crate::output::{self, table};
 use crate::session::{self, App};
+use crate::{journal, keep, place};
 
 pub(crate) async fn run(app: &App, args: UndoArgs) -> Result<Exit, Failure> {
     if args.dry_run.is_none() {
         carry_out::refuse_silence(args.run.yes, "undo")?;
     }
+    // A dry run leaves nothing to be kept; anything else is kept before a server is asked.
+    let journal = if args.dry_run.is_none() { Some(journal::open(app)?) } else { None };
     let prepared = app
         .until_stopped(async {
             match &args.plan {
                 Some(path) => kept(app, path).await,
-                None => super::plan::make(app, &args.components, &args.target).await,
+                None => super::plan::make(app, &args.components, &args.target, journal.as_ref()).await,
             }
         })
         .await?;
-    if args.dry_run.is_some() {
+    let Some(journal) = journal else {
         return app.until_stopped(dry_run(app, &prepared)).await;
-    }
+    };
     let undo_flags = match args.target.gitops {
         args::GitOps::Refuse => "",
         args::GitOps::Ignore => " --gitops=ignore",
     };
-    let how = How { run: &args.run, reason: args.reason, undo_flags, apply_timeout: None };
-    carry_out::run(app, &prepared, how).await
+    let how = How { reason: args.reason, undo_flags, ..How::of(&args.run) };
+    carry_out::run(app, &prepared, &journal, how).await
 }
 
 /// A kept plan and its workloads.
@@ -52,10 +54,12 @@ async fn kept(app: &App, path: &Path) -> Result<Prepared, Failure> {
     if let Some(first) = workloads.first() {
         session::first_contact(first).await?;
     }
-    Ok(Prepared { cluster, workloads, plan })
+    let locators = place::locators(app, &cluster, &plan, &options)?;
+    Ok(Prepared { cluster, workloads, plan, locators })
 }
 
-async fn dry_run(app: &App, prepared: &Prepared) -> Result<Exit, Failure> {
+/// Lets the server check every change.
+pub(super) async fn dry_run(app: &App, prepared: &Prepared) -> Result<Exit, Failure> {
     let plan = &prepared.plan;
     let steps = plan.steps().iter().filter(|step| !step.change.is_noop());
     try_join_all(steps.map(async |step| match prepared.workload(&step.change.component) {

@@ -1,6 +1,8 @@
 //! The stable JSON of every command. Members are only ever added.
 
-use rollback_core::{ComponentId, ErrorReport, Plan, Revision, RunReport, StepReport, Verification};
+use rollback_core::{
+    ComponentId, Entry, ErrorReport, Event, Plan, Revision, RunReport, RunSummary, StepReport, Verification,
+};
 use serde_json::{Value, json};
 
 use super::mask;
@@ -57,12 +59,43 @@ pub(crate) fn run(report: &RunReport, next: &[String]) -> Value {
         "run": report.run,
         "plan": report.plan,
         "outcome": report.outcome,
+        "actor": report.actor,
+        "reason": report.reason,
         "startedAt": report.started_at,
         "finishedAt": report.finished_at,
         "steps": report.steps.iter().map(step).collect::<Vec<_>>(),
         "error": report.error.as_ref().map(self::error),
         "next": next,
     })
+}
+
+/// All runs, newest first.
+pub(crate) fn runs(runs: &[RunSummary]) -> Value {
+    let run = |run: &RunSummary| {
+        json!({
+            "run": run.run,
+            "outcome": run.outcome,
+            "startedAt": run.started_at,
+            "finishedAt": run.finished_at,
+            "components": run.components.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        })
+    };
+    runs.iter().map(run).collect()
+}
+
+/// An entry of a journal, without the secrets that the templates of its plan may hold.
+pub(crate) fn entry(entry: &Entry) -> Value {
+    let mut value = mask::value(&json!(entry));
+    if let Event::RunStarted { plan, .. } = &entry.event
+        && let Some(Value::Array(steps)) = value.pointer_mut("/event/plan/steps")
+    {
+        for (shown, step) in steps.iter_mut().zip(plan.steps()) {
+            if let Some(diff) = shown.pointer_mut("/change/diff") {
+                *diff = step.change.diff.iter().map(|field| json!(mask::field(field))).collect();
+            }
+        }
+    }
+    value
 }
 
 pub(crate) fn status(component: &ComponentId, seen: &Verification) -> Value {
@@ -86,7 +119,7 @@ pub(crate) fn error(error: &ErrorReport) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use rollback_core::{Error, ErrorKind, Fingerprint, Mark, Outcome, StepOutcome};
+    use rollback_core::{Error, ErrorKind, Fingerprint, Mark, Outcome, RunOptions, StepOutcome};
 
     use super::*;
     use crate::testing;
@@ -144,6 +177,7 @@ mod tests {
         report.steps[0].error = Some(error.report());
         let expect = json!({
             "run": testing::RUN, "plan": report.plan.as_str(), "outcome": "Halted",
+            "actor": "me", "reason": null,
             "startedAt": "1970-01-01T00:00:00Z", "finishedAt": "1970-01-01T00:01:01Z",
             "steps": [{
                 "id": "web", "component": "deployment/shop/web", "from": "5", "to": "4",
@@ -157,6 +191,36 @@ mod tests {
             "next": ["rollback status deployment/shop/web --watch"],
         });
         assert_eq!(run(&report, &["rollback status deployment/shop/web --watch".into()]), expect);
+    }
+
+    #[test]
+    fn the_runs() {
+        let summary = RunSummary {
+            run: testing::RUN.parse().unwrap(),
+            outcome: Outcome::Unfinished,
+            started_at: testing::at(0),
+            finished_at: None,
+            components: vec![testing::component()],
+        };
+        let expect = json!([{
+            "run": testing::RUN, "outcome": "Unfinished", "startedAt": "1970-01-01T00:00:00Z",
+            "finishedAt": null, "components": ["deployment/shop/web"],
+        }]);
+        assert_eq!(runs(&[summary]), expect);
+        assert_eq!(runs(&[]), json!([]));
+    }
+
+    #[test]
+    fn an_entry_holds_no_secret() {
+        let event = Event::RunStarted {
+            plan: Box::new(testing::plan()),
+            actor: "me".into(),
+            reason: None,
+            settings: RunOptions::by("me").settings,
+            locators: Vec::new(),
+        };
+        let text = entry(&Entry { at: testing::at(0), event }).to_string();
+        assert!(!text.contains("hunter2") && text.contains("web:4") && text.contains("runStarted"), "{text}");
     }
 
     #[test]

@@ -38,6 +38,13 @@ pub(crate) fn say(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
+/// Says what are lines already, if any.
+pub(crate) fn say_lines(text: &str) {
+    if !text.is_empty() {
+        say(text.trim_end());
+    }
+}
+
 /// Tells why a command did not do what it was asked.
 pub(crate) fn failure(failure: &Failure, format: Format) {
     let report = failure.error.report();

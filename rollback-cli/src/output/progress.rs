@@ -8,7 +8,7 @@ use rollback_core::{ChangeKind, Event, Plan, Progress, Step, StepEvent, StepId};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
 
-use super::{say, told};
+use super::{json, say, told};
 
 const STOPPING: &str =
     "stopping: a write in flight is finished first; once more, and it stops at once wherever it is";
@@ -34,12 +34,14 @@ impl Mode {
     }
 }
 
-/// Shows progress until the run has ended.
+/// Shows progress until the run has ended; with `record` also every event as a line of JSON, where nothing
+/// else keeps it.
 pub(crate) async fn show(
     mut events: UnboundedReceiver<Progress>,
     plan: &Plan,
     mode: Mode,
     stop: &CancellationToken,
+    record: bool,
 ) {
     let mut screen = Screen::new(mode);
     let mut stopping = false;
@@ -47,6 +49,9 @@ pub(crate) async fn show(
         tokio::select! {
             event = events.recv() => match event {
                 Some(event) => {
+                    if let (true, Progress::Recorded(entry)) = (record, &event) {
+                        screen.say(&json::entry(entry).to_string());
+                    }
                     if let Some((step, news)) = news(&event, plan) {
                         screen.tell(step, &news);
                     }
@@ -79,7 +84,7 @@ fn news<'a>(event: &Progress, plan: &'a Plan) -> Option<(&'a Step, News)> {
                 let step = find(step)?;
                 Some((step, of_step(event, step)))
             }
-            Event::RunStarted { .. } | Event::RunFinished { .. } => None,
+            Event::RunStarted { .. } | Event::RunResumed { .. } | Event::RunFinished { .. } => None,
         },
     }
 }
@@ -208,7 +213,7 @@ mod tests {
 
     #[test]
     fn the_end_of_the_run_is_told_by_its_result() {
-        let event = Event::RunFinished { outcome: Outcome::Completed };
+        let event = Event::RunFinished { outcome: Outcome::Completed, reason: None };
         let event = Progress::Recorded(Entry { at: testing::at(0), event });
         assert_eq!(news(&event, &testing::plan()), None);
     }

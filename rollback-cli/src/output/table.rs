@@ -4,19 +4,17 @@ use std::time::Duration;
 
 use comfy_table::{Table, presets};
 use rollback_core::{
-    ChangeKind, Mark, Plan, Revision, RunReport, Step, StepOutcome, StepReport, Timestamp, Verification,
-    VerificationState,
+    ChangeKind, Mark, Plan, Revision, RunReport, RunSummary, Step, StepOutcome, StepReport, Timestamp,
+    Verification, VerificationState,
 };
 
 use super::{diff, mask, plain, told};
 
 pub(crate) fn history(revisions: &[Revision], now: Timestamp) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(["REVISION", "CURRENT", "CREATED", "MARK", "CHANGE-CAUSE", "RUNS"]);
+    let mut rows = Vec::new();
     for revision in revisions {
         let created = revision.created.map(|at| format!("{} ago", age(now.since(at))));
-        table.add_row([
+        rows.push([
             revision.id.clone(),
             if revision.current { "*" } else { "" }.to_owned(),
             created.unwrap_or_else(|| "<unknown>".into()),
@@ -24,6 +22,45 @@ pub(crate) fn history(revisions: &[Revision], now: Timestamp) -> String {
             revision.cause.as_deref().map_or_else(|| "<none>".into(), |cause| plain(&mask::text(cause))),
             plain(&revision.summary),
         ]);
+    }
+    columns(["REVISION", "CURRENT", "CREATED", "MARK", "CHANGE-CAUSE", "RUNS"], rows)
+}
+
+/// Which runs there are.
+pub(crate) fn runs(runs: &[RunSummary], now: Timestamp) -> String {
+    let row = |run: &RunSummary| {
+        let components: Vec<_> = run.components.iter().map(ToString::to_string).collect();
+        [
+            run.run.to_string(),
+            format!("{:?}", run.outcome),
+            format!("{} ago", age(now.since(run.started_at))),
+            run.finished_at.map(|at| age(at.since(run.started_at))).unwrap_or_default(),
+            components.join(", "),
+        ]
+    };
+    columns(["RUN", "OUTCOME", "STARTED", "TOOK", "COMPONENTS"], runs.iter().map(row))
+}
+
+/// A run that was: what, by whom and why, and how each of its steps went.
+pub(crate) fn show(plan: &Plan, report: &RunReport, now: Timestamp) -> String {
+    let mut head = vec![
+        format!("run      {}", report.run),
+        format!("outcome  {:?}", report.outcome),
+        format!("actor    {}", plain(&report.actor)),
+    ];
+    head.extend(report.reason.iter().map(|reason| format!("reason   {}", plain(reason))));
+    head.push(format!("started  {} ago", age(now.since(report.started_at))));
+    head.extend(report.finished_at.map(|at| format!("took     {}", age(at.since(report.started_at)))));
+    head.push(format!("plan     {}", report.plan));
+    head.join("\n") + "\n" + &run(plan, report)
+}
+
+fn columns<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(header);
+    for row in rows {
+        table.add_row(row);
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
@@ -180,6 +217,35 @@ mod tests {
              5         *        2h ago           <none>        web:5\n\
              4                  <unknown>  left  <none>        web:4\n"
         );
+    }
+
+    #[test]
+    fn the_runs_are_a_table() {
+        let summary = |outcome, finished_at| RunSummary {
+            run: testing::RUN.parse().unwrap(),
+            outcome,
+            started_at: testing::at(0),
+            finished_at,
+            components: vec![testing::component()],
+        };
+        let all = [summary(Outcome::Unfinished, None), summary(Outcome::Completed, Some(testing::at(61)))];
+        assert_eq!(
+            runs(&all, testing::at(7200)),
+            "RUN                                   OUTCOME     STARTED  TOOK  COMPONENTS\n\
+             01900000-0000-7000-8000-000000000000  Unfinished  2h ago         deployment/shop/web\n\
+             01900000-0000-7000-8000-000000000000  Completed   2h ago   61s   deployment/shop/web\n"
+        );
+    }
+
+    #[test]
+    fn a_run_that_was_says_by_whom_and_why() {
+        let mut report = testing::report(Outcome::Completed, StepOutcome::Verified, true);
+        report.reason = Some("too slow".into());
+        let text = show(&testing::plan(), &report, testing::at(7200));
+        for line in ["outcome  Completed", "actor    me", "reason   too slow", "took     61s"] {
+            assert!(text.contains(line), "{text}");
+        }
+        assert!(text.ends_with("deployment/shop/web rolled back (5 → 4)\n"), "{text}");
     }
 
     #[test]

@@ -9,10 +9,12 @@
 )]
 
 mod bad_input;
+mod journal;
+mod kills;
 mod procedures;
 mod runs;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -20,10 +22,16 @@ use rollback_tests::{Namespace, Output, Testbed, objects};
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
+/// A journal of this process's own: what a person keeps in their state folder is nothing to tests.
+fn shared_journal() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("runs-{}.db", std::process::id()))
+}
+
 /// The command with these arguments, connected as this kubeconfig says, without a terminal.
 fn command(kubeconfig: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rollback"));
     command.args(args).env("KUBECONFIG", kubeconfig).env("USER", "tester").env("HOSTNAME", "here");
+    command.env("ROLLBACK_JOURNAL", shared_journal()).env("XDG_STATE_HOME", env!("CARGO_TARGET_TMPDIR"));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command
 }

@@ -104,7 +104,10 @@ async fn interrupted_it_ends_with_130_and_says_how_things_were_left() {
         std::process::Command::new("kill").args(["-s", signal, &pid]).status().unwrap();
         let output = finish(child).await;
         assert_eq!(output.code, 130, "{output:?}");
-        assert!(output.stderr.contains("rollback status deployment/"), "{output:?}");
+        assert!(
+            output.stderr.contains("interrupted") && output.stderr.contains("rollback resume "),
+            "{output:?}"
+        );
     }
 }
 

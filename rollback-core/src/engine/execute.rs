@@ -14,8 +14,8 @@ use tracing::Instrument;
 use super::step::{self, Failure};
 use super::{Engine, Progress, RunOptions, RunReport};
 use crate::{
-    Components, Disposition, Entry, Error, ErrorKind, Event, FailurePolicy, Outcome, Plan, Position, Result,
-    RunId, RunState, Step, StepEvent, StepId, StepOutcome,
+    Change, Components, Disposition, Entry, Error, ErrorKind, Event, FailurePolicy, Outcome, Plan, Position,
+    Result, Rollbackable, RunId, RunState, Step, StepEvent, StepId, StepOutcome, StepState,
 };
 
 pub(super) async fn execute(
@@ -24,7 +24,27 @@ pub(super) async fn execute(
     components: &Components,
     options: RunOptions,
 ) -> Result<RunReport> {
-    try_join_all(plan.steps().iter().map(async |step| {
+    check_realms(plan, components).await?;
+    let event = Event::RunStarted {
+        plan: Box::new(plan.clone()),
+        actor: options.actor.clone(),
+        reason: options.reason.clone(),
+        settings: options.settings.clone(),
+        locators: options.locators.clone(),
+    };
+    let entry = Entry { at: engine.clock.now(), event };
+    let state = RunState::begin(&entry)?;
+    let _claim = engine.journal.claim(options.run).await?;
+    engine.journal.begin(options.run, entry.clone()).await?;
+    if let Some(progress) = &options.progress {
+        let _ = progress.send(Progress::Recorded(entry));
+    }
+    Ok(Run::new(engine, components, options, state).report().await)
+}
+
+/// Refuses a plan that was made elsewhere.
+pub(super) async fn check_realms(plan: &Plan, components: &Components) -> Result<()> {
+    let checks = plan.steps().iter().map(async |step| {
         let realm = components.get(&step.change.component)?.realm().await?;
         if realm == step.change.realm {
             return Ok(());
@@ -33,27 +53,8 @@ pub(super) async fn execute(
         Err(Error::new(ErrorKind::Refused, message)
             .with_component(&step.change.component)
             .with_hint("connect to where the plan was made, or plan again"))
-    }))
-    .await?;
-    let entry = Entry {
-        at: engine.clock.now(),
-        event: Event::RunStarted {
-            plan: Box::new(plan.clone()),
-            actor: options.actor.clone(),
-            reason: options.reason.clone(),
-        },
-    };
-    let state = Mutex::new(RunState::begin(&entry)?);
-    engine.journal.begin(options.run, entry.clone()).await?;
-    if let Some(progress) = &options.progress {
-        let _ = progress.send(Progress::Recorded(entry));
-    }
-    let span = tracing::info_span!("run", run = %options.run);
-    let run = Run { engine, plan, components, options, state, health: Arc::default() };
-    let error = run.go().instrument(span).await.err();
-    let mut report = RunReport::new(run.id(), &run.state());
-    report.error = error.map(|error| error.report());
-    Ok(report)
+    });
+    try_join_all(checks).await.map(drop)
 }
 
 /// Whether the journal still takes entries.
@@ -68,20 +69,44 @@ impl Health {
 
 pub(super) struct Run<'a> {
     pub(super) engine: &'a Engine,
-    plan: &'a Plan,
+    plan: Plan,
     components: &'a Components,
     pub(super) options: RunOptions,
     state: Mutex<RunState>,
     pub(super) health: Arc<Health>,
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    pub(super) fn new(
+        engine: &'a Engine,
+        components: &'a Components,
+        options: RunOptions,
+        state: RunState,
+    ) -> Self {
+        let plan = state.plan.clone();
+        Self { engine, plan, components, options, state: Mutex::new(state), health: Arc::default() }
+    }
+
+    /// Goes on from where the run stands, as far as it gets.
+    pub(super) async fn report(&self) -> RunReport {
+        let span = tracing::info_span!("run", run = %self.id());
+        let error = self.go().instrument(span).await.err();
+        let mut report = RunReport::new(self.id(), &self.state());
+        report.error = error.map(|error| error.report());
+        report
+    }
+
     pub(super) fn id(&self) -> RunId {
         self.options.run
     }
 
     fn state(&self) -> MutexGuard<'_, RunState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where a step stands.
+    pub(super) fn step(&self, id: &StepId) -> StepState {
+        self.state().step(id).cloned().unwrap_or_default()
     }
 
     fn outcome(&self, id: &StepId) -> StepOutcome {
@@ -107,7 +132,7 @@ impl Run<'_> {
         self.record(Event::Step { step: step.clone(), event }).await
     }
 
-    async fn record(&self, event: Event) -> Result<()> {
+    pub(super) async fn record(&self, event: Event) -> Result<()> {
         let entry = Entry { at: self.engine.clock.now(), event };
         if let Err(error) = self.engine.journal.append(self.id(), entry.clone()).await {
             self.health.0.store(true, Ordering::SeqCst);
@@ -123,20 +148,23 @@ impl Run<'_> {
     /// An error means that the run stopped before its end.
     async fn go(&self) -> Result<()> {
         self.dispatch().await?;
-        let failed = self.steps(|o| matches!(o, StepOutcome::Refused | StepOutcome::Failed));
+        let failed = self.steps(has_failed);
         for id in self.steps(|o| o == StepOutcome::Pending) {
             self.record_step(&id, StepEvent::Skipped).await?;
         }
+        let is_in = |outcome| failed.iter().any(|id| self.outcome(id) == outcome);
         let outcome = if failed.is_empty() {
             if self.plan.is_noop() { Outcome::NothingToDo } else { Outcome::Completed }
-        } else if failed.iter().any(|id| self.is_stuck(id)) {
+        } else if is_in(StepOutcome::CompensationFailed) || failed.iter().any(|id| self.is_stuck(id)) {
             Outcome::Stuck
-        } else if self.plan.on_failure() == FailurePolicy::Compensate && self.state().changed() {
+        } else if self.plan.on_failure() == FailurePolicy::Compensate
+            && (self.state().changed() || is_in(StepOutcome::Compensated))
+        {
             self.compensate().await?
         } else {
             Outcome::Halted
         };
-        self.record(Event::RunFinished { outcome }).await
+        self.record(Event::RunFinished { outcome, reason: None }).await
     }
 
     fn is_stuck(&self, id: &StepId) -> bool {
@@ -152,16 +180,21 @@ impl Run<'_> {
 
     /// Starts what may start, until nothing more may.
     async fn dispatch(&self) -> Result<()> {
+        // What another process began is ended first, even where nothing new may start.
+        let ids = self.plan.steps().iter().map(|step| &step.id);
+        let begun: BTreeSet<_> = ids.filter(|id| self.is_begun(id)).collect();
         let mut started = BTreeSet::new();
         let mut running = FuturesUnordered::new();
         let mut interrupted = None;
         loop {
-            let stop = interrupted.is_some() || self.options.cancellation.is_cancelled() || self.has_halted();
+            let stopped = interrupted.is_some() || self.options.cancellation.is_cancelled();
+            let halted = self.has_halted();
             for step in self.plan.steps() {
-                if stop || running.len() >= self.engine.concurrency {
+                if stopped || running.len() >= self.engine.concurrency {
                     break;
                 }
-                if self.is_ready(step) && started.insert(&step.id) {
+                let may_start = begun.contains(&step.id) || (!halted && self.is_ready(step));
+                if may_start && started.insert(&step.id) {
                     let span = tracing::info_span!("step", step = %step.id);
                     running.push(self.run_step(step).instrument(span));
                 }
@@ -182,17 +215,26 @@ impl Run<'_> {
         !self.has_halted() && self.plan.steps().iter().any(|step| self.is_ready(step))
     }
 
+    /// Whether a step is begun and not ended, once no reversal has begun.
+    fn is_begun(&self, id: &StepId) -> bool {
+        let step = self.step(id);
+        match step.outcome {
+            StepOutcome::Pending => step.in_flight,
+            StepOutcome::Applied => !step.in_flight && self.options.settings.verify,
+            _ => false,
+        }
+    }
+
     /// Whether a failure keeps further steps from starting.
     fn has_halted(&self) -> bool {
-        self.plan.on_failure() != FailurePolicy::Continue
-            && !self.steps(|o| matches!(o, StepOutcome::Refused | StepOutcome::Failed)).is_empty()
+        self.plan.on_failure() != FailurePolicy::Continue && !self.steps(has_failed).is_empty()
     }
 
     fn is_ready(&self, step: &Step) -> bool {
         let ready = |id| {
             let done = self.outcome(id);
             matches!(done, StepOutcome::Verified | StepOutcome::NothingToDo)
-                || (done == StepOutcome::Applied && !self.options.verify)
+                || (done == StepOutcome::Applied && !self.options.settings.verify)
         };
         self.outcome(&step.id) == StepOutcome::Pending && step.after.iter().all(ready)
     }
@@ -200,8 +242,11 @@ impl Run<'_> {
     /// An error means that the run has to stop; a failed step is recorded and none.
     async fn run_step(&self, Step { id, change, .. }: &Step) -> Result<()> {
         let component = self.components.get(&change.component)?;
+        if self.outcome(id) == StepOutcome::Applied {
+            return self.verify_step(id, component, change).await;
+        }
         if change.is_noop() {
-            let deadline = tokio::time::Instant::now() + self.options.apply_timeout;
+            let deadline = tokio::time::Instant::now() + self.options.settings.apply_timeout;
             let event = match step::locate(self, component, change, deadline).await {
                 Ok(Position::Elsewhere(what)) => {
                     let message = format!("changed since it was planned: {what}");
@@ -214,15 +259,25 @@ impl Run<'_> {
             };
             return self.record_step(id, event).await;
         }
+        let first = self.step(id).attempts + 1;
         let applied =
-            step::apply(self, id, component, change, |attempt| StepEvent::Started { attempt }).await;
+            step::apply(self, id, component, change, first, |attempt| StepEvent::Started { attempt }).await;
         if let Err(failure) = applied {
             return self.record_failure(id, failure).await;
         }
         self.record_step(id, StepEvent::Applied).await?;
-        if !self.options.verify {
+        if !self.options.settings.verify {
             return Ok(());
         }
+        self.verify_step(id, component, change).await
+    }
+
+    async fn verify_step(
+        &self,
+        id: &StepId,
+        component: &Arc<dyn Rollbackable>,
+        change: &Change,
+    ) -> Result<()> {
         match step::verify(self, id, component, change).await {
             Ok(seen) => {
                 let event = StepEvent::Verified { message: seen.message, notes: seen.notes };
@@ -266,8 +321,8 @@ impl Run<'_> {
             let component = self.components.get(&change.component)?;
             let change = change.reversed();
             let intent = |attempt| StepEvent::CompensationStarted { attempt };
-            let mut done = step::apply(self, id, component, &change, intent).await.map(|()| None);
-            if done.is_ok() && self.options.verify {
+            let mut done = step::apply(self, id, component, &change, 1, intent).await.map(|()| None);
+            if done.is_ok() && self.options.settings.verify {
                 done = step::verify(self, id, component, &change).await.map(Some);
             }
             match done {
@@ -286,4 +341,10 @@ impl Run<'_> {
         // What could not be reversed stays, and a human should know.
         Ok(if self.state().changed() { Outcome::Halted } else { Outcome::Compensated })
     }
+}
+
+/// Whether a step went wrong, reversed since or not.
+fn has_failed(outcome: StepOutcome) -> bool {
+    use StepOutcome::{Compensated, CompensationFailed, Failed, Refused};
+    matches!(outcome, Refused | Failed | Compensated | CompensationFailed)
 }

@@ -5,6 +5,7 @@
 //! told by its journal alone: [`RunReport`] is made from the folded history.
 
 mod execute;
+mod recover;
 mod report;
 mod step;
 
@@ -15,7 +16,9 @@ use backon::ExponentialBuilder;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Clock, Components, Entry, Journal, Plan, Result, RunId, StepId, SystemClock};
+use crate::{
+    Clock, Components, Entry, Journal, Locator, Plan, Result, RunId, RunSettings, StepId, SystemClock,
+};
 
 pub use report::{RunReport, StepReport};
 
@@ -97,6 +100,31 @@ impl Engine {
     ) -> Result<RunReport> {
         execute::execute(self, plan, components, options).await
     }
+
+    /// Goes on with an unfinished run, in any process: from its journal and from where its components stand.
+    /// What was begun and has no recorded end counts as possibly done; nothing is done twice, and what
+    /// somebody else changed since is a conflict. Of the options, the run and its settings are the journal's.
+    ///
+    /// # Errors
+    /// Only when nothing was done: `NotFound` for an unknown run, `Refused` when it has ended, when another
+    /// process executes it, or when a component lives in another realm, `InvalidConfig` for a component that
+    /// was not given.
+    pub async fn resume(
+        &self,
+        run: RunId,
+        components: &Components,
+        options: RunOptions,
+    ) -> Result<RunReport> {
+        recover::resume(self, run, components, options).await
+    }
+
+    /// Closes an unfinished run as it stands. Nothing is changed back.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown run, `Refused` when it has ended or another process executes it.
+    pub async fn abandon(&self, run: RunId, reason: &str) -> Result<RunReport> {
+        recover::abandon(self, run, reason).await
+    }
 }
 
 /// How a run is to go.
@@ -108,12 +136,10 @@ pub struct RunOptions {
     pub reason: Option<String>,
     /// The id of the run; a new one by default.
     pub run: RunId,
-    /// Whether to watch until each step has settled. Default: yes.
-    pub verify: bool,
-    /// How long a step may take to settle, from its last write. Default: 10 minutes.
-    pub verify_timeout: Duration,
-    /// How long applying one step may take, with all its attempts. Default: 5 minutes.
-    pub apply_timeout: Duration,
+    /// How its steps are carried out. Default: verified, with 5 minutes to apply and 10 to settle.
+    pub settings: RunSettings,
+    /// Where its components are found again, for whoever resumes it. Default: nowhere.
+    pub locators: Vec<Locator>,
     /// Stops the run before its next write.
     pub cancellation: CancellationToken,
     /// Where to tell what happens, as it happens.
@@ -127,9 +153,12 @@ impl RunOptions {
             actor: actor.into(),
             reason: None,
             run: RunId::random(),
-            verify: true,
-            verify_timeout: Duration::from_secs(600),
-            apply_timeout: Duration::from_secs(300),
+            settings: RunSettings {
+                verify: true,
+                verify_timeout: Duration::from_secs(600),
+                apply_timeout: Duration::from_secs(300),
+            },
+            locators: Vec::new(),
             cancellation: CancellationToken::new(),
             progress: None,
         }

@@ -31,18 +31,20 @@ pub(super) fn interrupts(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Cancelled | ErrorKind::Journal | ErrorKind::LeaseLost)
 }
 
-/// Records an intent and applies, as often as it takes.
+/// Records an intent and applies, as often as it takes; `first` is the number of the first attempt.
 pub(super) async fn apply(
     run: &Run<'_>,
     id: &StepId,
     component: &Arc<dyn Rollbackable>,
     change: &Change,
+    first: u32,
     intent: impl Fn(u32) -> StepEvent,
 ) -> Result<(), Failure> {
-    let deadline = Instant::now() + run.options.apply_timeout;
+    let deadline = Instant::now() + run.options.settings.apply_timeout;
     let mut backoff = run.engine.backoff.build();
-    let mut writes = 0;
-    for attempt in 1.. {
+    // An intent without an end may have had its effect.
+    let mut writes = u32::from(run.step(id).in_flight);
+    for attempt in first.. {
         run.record_step(id, intent(attempt)).await.map_err(Failure::Interrupted)?;
         let cx = context(run, id, attempt, deadline).with_gate(Arc::new(JournalGate(run.health.clone())));
         let error = match timeout_at(deadline + GRACE, component.apply(&cx, change)).await {
@@ -103,11 +105,11 @@ pub(super) async fn verify(
     component: &Arc<dyn Rollbackable>,
     change: &Change,
 ) -> Result<Verification, Failure> {
-    let deadline = Instant::now() + run.options.verify_timeout;
+    let deadline = Instant::now() + run.options.settings.verify_timeout;
     let changed =
         |error: Error| Failure::Changed(error.with_component(&change.component).with_operation("verify"));
     let late = |why: &str| {
-        let limit = jiff::SignedDuration::try_from(run.options.verify_timeout).unwrap_or_default();
+        let limit = jiff::SignedDuration::try_from(run.options.settings.verify_timeout).unwrap_or_default();
         let message = format!("not settled after {limit:#}: {why}");
         changed(Error::new(ErrorKind::Timeout, message).with_hint(
             "it may still settle: look at its status, and at its events and logs, before going further",

@@ -1,10 +1,12 @@
 //! What a run did, and which histories are legal.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use crate::{Error, ErrorKind, ErrorReport, Plan, Result, StepId, Timestamp};
+use crate::{ComponentId, Error, ErrorKind, ErrorReport, Plan, Result, StepId, Timestamp};
 
 /// One entry of a run's history.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +30,17 @@ pub enum Event {
         actor: String,
         /// Why, in their words.
         reason: Option<String>,
+        /// How its steps are carried out.
+        settings: RunSettings,
+        /// Where each component is found again, by another process. No secrets.
+        #[serde(default)]
+        locators: Vec<Locator>,
+    },
+    /// Another process goes on with it.
+    #[serde(rename_all = "camelCase")]
+    RunResumed {
+        /// Who or what goes on.
+        actor: String,
     },
     /// Something happened to a step.
     Step {
@@ -37,10 +50,35 @@ pub enum Event {
         event: StepEvent,
     },
     /// The run ends: always the last event.
+    #[serde(rename_all = "camelCase")]
     RunFinished {
         /// How.
         outcome: Outcome,
+        /// Why, where a human closed it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
     },
+}
+
+/// How the steps of a run are carried out, the same after a resume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RunSettings {
+    /// Whether to watch until each step has settled.
+    pub verify: bool,
+    /// How long a step may take to settle, from its last write.
+    pub verify_timeout: Duration,
+    /// How long applying one step may take, with all its attempts.
+    pub apply_timeout: Duration,
+}
+
+/// Where a component is found again: the entry from which it was built, such as that of a runbook.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Locator {
+    /// Which component.
+    pub component: ComponentId,
+    /// In the form that its maker reads. No secrets.
+    pub entry: Value,
 }
 
 /// What happened to a step.
@@ -165,6 +203,10 @@ pub struct RunState {
     pub actor: String,
     /// Why.
     pub reason: Option<String>,
+    /// How its steps are carried out.
+    pub settings: RunSettings,
+    /// Where its components are found again.
+    pub locators: Vec<Locator>,
     /// When it began.
     pub started_at: Timestamp,
     /// When it ended.
@@ -181,7 +223,7 @@ impl RunState {
     /// # Errors
     /// `Journal` when that is not [`Event::RunStarted`].
     pub fn begin(entry: &Entry) -> Result<Self> {
-        let Event::RunStarted { plan, actor, reason } = &entry.event else {
+        let Event::RunStarted { plan, actor, reason, settings, locators } = &entry.event else {
             return Err(illegal("a history begins with the start of its run"));
         };
         Ok(Self {
@@ -189,6 +231,8 @@ impl RunState {
             plan: (**plan).clone(),
             actor: actor.clone(),
             reason: reason.clone(),
+            settings: settings.clone(),
+            locators: locators.clone(),
             started_at: entry.at,
             finished_at: None,
             outcome: Outcome::Unfinished,
@@ -214,7 +258,7 @@ impl RunState {
 
     /// Whether the run may have changed something that was not reversed since.
     pub fn changed(&self) -> bool {
-        self.steps.values().any(|step| step.changed)
+        self.steps.values().any(|step| step.changed || step.in_flight)
     }
 
     /// Whether the steps stand as the outcome says.
@@ -234,6 +278,21 @@ impl RunState {
         }
     }
 
+    /// The plan that takes back what the run changed and did not reverse itself.
+    ///
+    /// # Errors
+    /// `Refused` while it is unfinished, when it changed nothing, or when a change cannot be reversed.
+    pub fn reversal(&self) -> Result<Plan> {
+        let refused = |message: &str, hint| Err(Error::new(ErrorKind::Refused, message).with_hint(hint));
+        if self.outcome == Outcome::Unfinished {
+            return refused("the run is unfinished", "resume or abandon it first");
+        }
+        if !self.changed() {
+            return refused("the run left nothing changed", "there is nothing to take back");
+        }
+        self.plan.reversed_part(|id| self.steps.get(id).is_some_and(|step| step.changed || step.in_flight))
+    }
+
     /// Adds an entry.
     ///
     /// # Errors
@@ -244,7 +303,8 @@ impl RunState {
         }
         match &entry.event {
             Event::RunStarted { .. } => return Err(illegal("a run starts once")),
-            Event::RunFinished { outcome } => {
+            Event::RunResumed { .. } => {}
+            Event::RunFinished { outcome, .. } => {
                 if !self.may_end(*outcome) {
                     return Err(illegal(&format!(
                         "a run whose steps stand like this does not end {outcome:?}"

@@ -1,16 +1,29 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
-use super::{Entry, Journal, Outcome, RunState};
-use crate::{ComponentId, Error, ErrorKind, Plan, Realm, Result, RunId};
+use super::{Claim, Entry, Journal, Outcome, RunState, RunSummary, moved, overlaps};
+use crate::{Error, ErrorKind, Result, RunId};
 
 /// A journal that lives and dies with the process: for tests, and for when nothing else can be written.
 #[derive(Default)]
 pub struct MemoryJournal {
     runs: Mutex<BTreeMap<RunId, (Vec<Entry>, RunState)>>,
+    claimed: Arc<Mutex<BTreeSet<RunId>>>,
+}
+
+/// A run that is being executed.
+struct Claimed {
+    run: RunId,
+    all: Arc<Mutex<BTreeSet<RunId>>>,
+}
+
+impl Drop for Claimed {
+    fn drop(&mut self) {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.run);
+    }
 }
 
 impl MemoryJournal {
@@ -43,16 +56,10 @@ impl Journal for MemoryJournal {
         if runs.contains_key(&run) {
             return Err(Error::new(ErrorKind::Journal, format!("run {run} began already")));
         }
-        for (id, (_, other)) in runs.iter().filter(|(_, (_, run))| run.outcome == Outcome::Unfinished) {
-            let moved = |plan: &Plan| -> BTreeSet<(Realm, ComponentId)> {
-                let steps = plan.steps().iter();
-                steps.map(|step| (step.change.realm.clone(), step.change.component.clone())).collect()
-            };
-            if let Some((_, shared)) = moved(&other.plan).intersection(&moved(&state.plan)).next() {
-                let message = format!("run {id} touches {shared} and is unfinished");
-                return Err(Error::new(ErrorKind::Refused, message)
-                    .with_component(shared)
-                    .with_hint("finish or close that run first"));
+        let unfinished = runs.iter().filter(|(_, (_, other))| other.outcome == Outcome::Unfinished);
+        for (id, (_, other)) in unfinished {
+            if let Some((_, component)) = moved(&other.plan).intersection(&moved(&state.plan)).next() {
+                return Err(overlaps(*id, component));
             }
         }
         runs.insert(run, (vec![entry], state));
@@ -71,7 +78,15 @@ impl Journal for MemoryJournal {
         self.lock().get(&run).map(|(entries, _)| entries.clone()).ok_or_else(|| unknown(run))
     }
 
-    async fn runs(&self) -> Result<Vec<RunId>> {
-        Ok(self.lock().keys().rev().copied().collect())
+    async fn runs(&self) -> Result<Vec<RunSummary>> {
+        Ok(self.lock().iter().rev().map(|(run, (_, state))| RunSummary::new(*run, state)).collect())
+    }
+
+    async fn claim(&self, run: RunId) -> Result<Claim> {
+        let mut claimed = self.claimed.lock().unwrap_or_else(PoisonError::into_inner);
+        if !claimed.insert(run) {
+            return Err(Error::new(ErrorKind::Refused, format!("run {run} is being executed already")));
+        }
+        Ok(Claim::new(Claimed { run, all: self.claimed.clone() }))
     }
 }

@@ -2,15 +2,22 @@
 
 mod event;
 mod memory;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use async_trait::async_trait;
 
-use crate::{Result, RunId};
+use serde::{Deserialize, Serialize};
 
-pub use event::{Entry, Event, Outcome, RunState, StepEvent, StepOutcome, StepState};
+use crate::{ComponentId, Error, ErrorKind, Plan, Realm, Result, RunId, Timestamp};
+
+pub use event::{Entry, Event, Locator, Outcome, RunSettings, RunState, StepEvent, StepOutcome, StepState};
 pub use memory::MemoryJournal;
+#[cfg(feature = "sqlite")]
+pub use sqlite::SqliteJournal;
 
 /// Records runs.
 ///
@@ -38,11 +45,75 @@ pub trait Journal: fmt::Debug + Send + Sync {
     /// `NotFound` for an unknown run.
     async fn entries(&self, run: RunId) -> Result<Vec<Entry>>;
 
-    /// The ids of all runs, newest first.
+    /// All runs, newest first.
     ///
     /// # Errors
     /// `Journal` when it cannot be read.
-    async fn runs(&self) -> Result<Vec<RunId>>;
+    async fn runs(&self) -> Result<Vec<RunSummary>>;
+
+    /// Takes a run for this process to execute, until the claim is dropped or the process ends.
+    ///
+    /// # Errors
+    /// `Refused` while another holder has it.
+    async fn claim(&self, run: RunId) -> Result<Claim>;
+}
+
+/// The right to execute a run, given back when dropped.
+pub struct Claim(#[allow(dead_code, reason = "held for its destructor")] Box<dyn Send + Sync>);
+
+impl Claim {
+    /// A claim that lasts as long as `held`.
+    pub fn new(held: impl Send + Sync + 'static) -> Self {
+        Self(Box::new(held))
+    }
+}
+
+impl fmt::Debug for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Claim")
+    }
+}
+
+/// A run, in short.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RunSummary {
+    /// Which run.
+    pub run: RunId,
+    /// How it ended, or `Unfinished`.
+    pub outcome: Outcome,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
+    /// What it moves.
+    pub components: Vec<ComponentId>,
+}
+
+impl RunSummary {
+    /// The summary of a run from its folded history.
+    pub fn new(run: RunId, state: &RunState) -> Self {
+        Self {
+            run,
+            outcome: state.outcome,
+            started_at: state.started_at,
+            finished_at: state.finished_at,
+            components: state.plan.components().into_iter().cloned().collect(),
+        }
+    }
+}
+
+/// What a plan moves: a component is only known together with where it lives.
+fn moved(plan: &Plan) -> BTreeSet<(Realm, ComponentId)> {
+    let changes = plan.steps().iter().map(|step| &step.change);
+    changes.map(|change| (change.realm.clone(), change.component.clone())).collect()
+}
+
+fn overlaps(run: RunId, component: &ComponentId) -> Error {
+    let message = format!("run {run} touches {component} and is unfinished");
+    Error::new(ErrorKind::Refused, message).with_component(component).with_hint(format!(
+        "finish it with `rollback resume {run}`, or close it with `rollback abandon {run} --reason …`"
+    ))
 }
 
 const _: Option<&dyn Journal> = None;

@@ -11,7 +11,8 @@ use rollback_testkit::MemoryComponent;
 use tokio::time::Instant;
 
 use crate::world::{
-    WRITES, Watched, assert_error, assert_retold, component, engine, options, parts, plan, run, step,
+    WRITES, Watched, assert_error, assert_retold, component, engine, options, options_with, parts, plan, run,
+    step,
 };
 
 async fn watched(web: &MemoryComponent, options: RunOptions) -> (RunReport, Vec<&'static str>) {
@@ -130,7 +131,7 @@ async fn an_apply_that_never_answers_fails_at_the_deadline_as_what_it_left() {
         web.hang_after_write(nth);
         let start = Instant::now();
         let (report, _) =
-            watched(&web, RunOptions { apply_timeout: Duration::from_secs(60), ..options() }).await;
+            watched(&web, options_with(|settings| settings.apply_timeout = Duration::from_secs(60))).await;
         let web_step = step(&report, "web");
         assert_eq!((web_step.outcome, web_step.changed), (outcome, true), "{web_step:?}");
         assert!((60..70).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());

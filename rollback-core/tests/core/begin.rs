@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use rollback_core::{
     Components, Error, ErrorKind, FailurePolicy, Journal, MemoryJournal, Outcome, Planner, Position, Realm,
-    RestartScope, Rollbackable, RunOptions, StepOutcome, Target,
+    RestartScope, Rollbackable, StepOutcome, Target,
 };
 
 use crate::world::{
-    Listening, WRITES, assert_error, component, components, engine, id, options, parts, plan, run, step,
+    Listening, WRITES, assert_error, component, components, engine, id, options, options_with, parts, plan,
+    run, step,
 };
 
 #[tokio::test(start_paused = true)]
@@ -137,7 +138,7 @@ async fn without_verification_a_step_is_done_once_it_is_applied() {
     let [web, model] = ["web", "model"].map(component);
     web.set_settling(rollback_testkit::Settling::Never);
     let plan = plan(FailurePolicy::Halt, &[(&web, &[]), (&model, &["web"])]).await;
-    let (report, _) = run(&plan, &[&web, &model], RunOptions { verify: false, ..options() }).await;
+    let (report, _) = run(&plan, &[&web, &model], options_with(|settings| settings.verify = false)).await;
     assert_eq!(report.outcome, Outcome::Completed);
     assert!(report.steps.iter().all(|step| step.outcome == StepOutcome::Applied), "{report:?}");
     assert_eq!((web.live(), model.live()), (parts(2), parts(2)));

@@ -66,7 +66,13 @@ fn entry(event: Event) -> Entry {
 }
 
 fn start(plan: &Plan) -> Entry {
-    entry(Event::RunStarted { plan: Box::new(plan.clone()), actor: "test".into(), reason: None })
+    entry(Event::RunStarted {
+        plan: Box::new(plan.clone()),
+        actor: "test".into(),
+        reason: None,
+        settings: options().settings,
+        locators: Vec::new(),
+    })
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -150,7 +156,7 @@ fn a_history_has_one_start_and_one_end() {
     let plan = two_steps();
     let begun = entry(Event::Step { step: id("a"), event: StepEvent::Started { attempt: 1 } });
     let unknown = entry(Event::Step { step: id("z"), event: StepEvent::Skipped });
-    let end = |outcome| entry(Event::RunFinished { outcome });
+    let end = |outcome| entry(Event::RunFinished { outcome, reason: None });
     assert_illegal(&[], "empty");
     assert_illegal(std::slice::from_ref(&begun), "begins with the start");
     assert_illegal(&[start(&plan), start(&plan)], "starts once");
@@ -188,7 +194,7 @@ fn a_run_ends_only_as_its_steps_stand() {
             entries.extend(events.into_iter().map(|event| entry(Event::Step { step: id(step), event })));
         }
         for outcome in [NothingToDo, Completed, Halted, Compensated, Stuck, Unfinished, Abandoned] {
-            let ended = [&entries[..], &[entry(Event::RunFinished { outcome })]].concat();
+            let ended = [&entries[..], &[entry(Event::RunFinished { outcome, reason: None })]].concat();
             assert_eq!(RunState::replay(&ended).is_ok(), legal.contains(&outcome), "{outcome:?} {ended:#?}");
         }
     }
@@ -208,10 +214,11 @@ async fn a_journal_keeps_runs_apart_and_lists_the_newest_first() {
     let begun = entry(Event::Step { step: id("a"), event: StepEvent::Started { attempt: 1 } });
     journal.append(runs[0], begun.clone()).await.unwrap();
     assert_eq!(journal.append(runs[1], begun).await.unwrap_err().kind(), ErrorKind::Journal);
-    assert_eq!(journal.runs().await.unwrap(), [runs[1], runs[0]]);
+    let listed: Vec<_> = journal.runs().await.unwrap().into_iter().map(|summary| summary.run).collect();
+    assert_eq!(listed, [runs[1], runs[0]]);
     assert_eq!(journal.entries(runs[0]).await.unwrap().len(), 2);
     assert_eq!(journal.entries(options().run).await.unwrap_err().kind(), ErrorKind::NotFound);
-    let end = entry(Event::RunFinished { outcome: Outcome::Abandoned });
+    let end = entry(Event::RunFinished { outcome: Outcome::Abandoned, reason: None });
     journal.append(runs[0], end).await.unwrap();
     journal.begin(options().run, start(&first)).await.unwrap();
 }

@@ -13,6 +13,7 @@ mod failure;
 mod journal;
 mod order;
 mod plan;
+mod recover;
 mod stop;
 mod verify;
 mod world;

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rollback_core::{
-    Entry, Error, ErrorKind, Event, FailurePolicy, Journal, Outcome, RunState, StepEvent, StepOutcome,
+    Entry, Error, ErrorKind, Event, FailurePolicy, Journal, Outcome, RunState, RunSummary, StepEvent,
+    StepOutcome,
 };
 use rollback_testkit::{MemoryComponent, poll_times};
 use tokio_util::sync::CancellationToken;
@@ -149,7 +150,7 @@ async fn dropped_at_any_await_the_journal_knows_of_every_write() {
             break;
         }
         dropped += 1;
-        let Some(&run) = journal.runs().await.unwrap().first() else {
+        let Some(RunSummary { run, .. }) = journal.runs().await.unwrap().into_iter().next() else {
             assert_eq!(a.write_attempts() + b.write_attempts(), 0, "written before the run was recorded");
             continue;
         };

@@ -9,14 +9,16 @@ use rollback_core::{
 use rollback_testkit::{MemoryComponent, Settling};
 use tokio::time::Instant;
 
-use crate::world::{Listening, assert_error, component, components, engine, options, plan, run, step};
+use crate::world::{
+    Listening, assert_error, component, components, engine, options, options_with, plan, run, step,
+};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
 async fn run_web(web: &MemoryComponent) -> (RunReport, Duration) {
     let plan = plan(FailurePolicy::Halt, &[(web, &[])]).await;
     let start = Instant::now();
-    let (report, _) = run(&plan, &[web], RunOptions { verify_timeout: MINUTE, ..options() }).await;
+    let (report, _) = run(&plan, &[web], options_with(|settings| settings.verify_timeout = MINUTE)).await;
     (report, start.elapsed())
 }
 
@@ -31,7 +33,7 @@ async fn once_applied(web: &MemoryComponent, knob: fn(&MemoryComponent)) -> (Run
         Ok(())
     });
     let start = Instant::now();
-    let options = RunOptions { verify_timeout: MINUTE, ..options() };
+    let options = options_with(|settings| settings.verify_timeout = MINUTE);
     let report = engine(journal).execute(&plan, &components(&[web]), options).await.unwrap();
     (report, start.elapsed())
 }
@@ -141,5 +143,5 @@ async fn what_a_step_waits_for_is_told_as_it_happens() {
     }
     assert!(notes.contains(&"set image of memory/web".to_owned()), "{notes:?}");
     assert!(notes.contains(&"v2 is starting".to_owned()), "{notes:?}");
-    assert_eq!(last, Some(Event::RunFinished { outcome: report.outcome }));
+    assert_eq!(last, Some(Event::RunFinished { outcome: report.outcome, reason: None }));
 }

@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use rollback_core::{
-    Change, ComponentId, Components, Engine, Entry, ErrorKind, Event, FailurePolicy, Journal, MemoryJournal,
-    Outcome, Plan, Planner, Position, Realm, Result, Revision, Rollbackable, RunId, RunOptions, RunReport,
-    RunState, StepContext, StepEvent, StepId, StepOutcome, StepReport, Target, TokioClock, Verification,
+    Change, Claim, ComponentId, Components, Engine, Entry, ErrorKind, Event, FailurePolicy, Journal,
+    MemoryJournal, Outcome, Plan, Planner, Position, Realm, Result, Revision, Rollbackable, RunId,
+    RunOptions, RunReport, RunSettings, RunState, RunSummary, StepContext, StepEvent, StepId, StepOutcome,
+    StepReport, Target, TokioClock, Verification,
 };
 use rollback_testkit::MemoryComponent;
 use serde_json::{Value, json};
@@ -49,6 +50,12 @@ pub(crate) fn components(all: &[&MemoryComponent]) -> Components {
 
 pub(crate) fn options() -> RunOptions {
     RunOptions::by("test")
+}
+
+pub(crate) fn options_with(set: impl FnOnce(&mut RunSettings)) -> RunOptions {
+    let mut options = options();
+    set(&mut options.settings);
+    options
 }
 
 /// A run with a fresh journal, whose history then tells the same as the report.
@@ -143,8 +150,12 @@ impl Journal for Listening {
         self.inner.entries(run).await
     }
 
-    async fn runs(&self) -> Result<Vec<RunId>> {
+    async fn runs(&self) -> Result<Vec<RunSummary>> {
         self.inner.runs().await
+    }
+
+    async fn claim(&self, run: RunId) -> Result<Claim> {
+        self.inner.claim(run).await
     }
 }
 

@@ -1,0 +1,54 @@
+//! The values that options choose from.
+
+use clap::ValueEnum;
+use rollback_core::FailurePolicy;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    Table,
+    /// Stable, for programs; errors on stderr are JSON as well
+    Json,
+    /// The same as YAML
+    Yaml,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DryRun {
+    /// The server checks the change and keeps nothing of it
+    Server,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnFailure {
+    /// Stop; what was done stands
+    Halt,
+    /// Stop, and reverse what was done
+    Compensate,
+    /// Go on with the others
+    Continue,
+}
+
+impl From<OnFailure> for FailurePolicy {
+    fn from(policy: OnFailure) -> Self {
+        match policy {
+            OnFailure::Halt => Self::Halt,
+            OnFailure::Compensate => Self::Compensate,
+            OnFailure::Continue => Self::Continue,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum GitOps {
+    /// Refuse, and say what to do there
+    Refuse,
+    /// Go on, and keep watching whether it is taken back
+    Ignore,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Compat {
+    /// As `kubectl rollout undo`
+    Kubectl,
+}

@@ -1,0 +1,24 @@
+//! `rollback abandon`
+
+use rollback_core::Engine;
+
+use super::carry_out;
+use super::next::Way;
+use crate::args::AbandonArgs;
+use crate::exit::{Exit, Failure};
+use crate::session::{self, App};
+use crate::{journal, output};
+
+pub(crate) async fn run(app: &App, args: AbandonArgs) -> Result<Exit, Failure> {
+    if args.reason.trim().is_empty() {
+        return Err(session::usage("--reason is empty: say why, for the record"));
+    }
+    let kept = journal::existing(app)?;
+    let (run, state) = kept.find(&args.run).await?;
+    let report = Engine::new(kept.journal.clone()).abandon(run, &args.reason).await?;
+    if !app.global.quiet {
+        output::say(&format!("run {run} is closed as it stands"));
+    }
+    carry_out::tell(app, &state.plan, &report, &Way::kept(app));
+    Ok(Exit::Done)
+}

@@ -1,0 +1,152 @@
+//! What can be typed next, once a run is not in a good state.
+
+use rollback_core::{Outcome, Plan, RunId, RunReport, StepOutcome, StepReport};
+
+use crate::session::{self, App};
+
+/// How the next commands reach the same run and the same cluster.
+#[derive(Debug, Default)]
+pub(crate) struct Way {
+    /// The options that lead to the cluster.
+    connection: String,
+    /// The options that lead to the journal, where the run can be found later.
+    journal: Option<String>,
+    /// What another undo of the same components has to say as well.
+    undo: &'static str,
+}
+
+impl Way {
+    /// To a run that a journal keeps.
+    pub(crate) fn kept(app: &App) -> Self {
+        let path = app.global.journal.as_ref().map(|path| path.display().to_string());
+        let journal = path.map(|path| format!(" --journal {}", session::quoted(&path))).unwrap_or_default();
+        Self { connection: app.connection_flags(), journal: Some(journal), undo: "" }
+    }
+
+    /// To what a run left that nothing keeps.
+    pub(crate) fn lost(app: &App, undo: &'static str) -> Self {
+        Self { connection: app.connection_flags(), journal: None, undo }
+    }
+
+    /// What an unfinished run that is kept can become.
+    pub(crate) fn open(&self, run: RunId) -> [String; 2] {
+        let journal = self.journal.as_deref().unwrap_or_default();
+        [format!("rollback resume {run}{journal}"), format!("rollback abandon {run} --reason …{journal}")]
+    }
+}
+
+/// For a run that is not in a good state: how to look at what it left, and how to go on or back.
+pub(crate) fn commands(plan: &Plan, report: &RunReport, way: &Way) -> Vec<String> {
+    match (report.outcome, &way.journal) {
+        (Outcome::Completed | Outcome::NothingToDo, _) => Vec::new(),
+        (Outcome::Unfinished, Some(_)) => way.open(report.run).to_vec(),
+        (_, Some(journal)) => {
+            let looks = open(report).map(|step| look(step, way));
+            let mut changed = report.steps.iter().filter(|step| step.changed).peekable();
+            let can_go_back = changed.peek().is_some()
+                && changed
+                    .all(|step| plan.step(&step.id).is_some_and(|step| step.change.irreversible.is_none()));
+            let back = can_go_back.then(|| format!("rollback revert {}{journal}", report.run));
+            looks.chain(back).collect()
+        }
+        (_, None) => open(report)
+            .flat_map(|step| {
+                let StepReport { component, from, .. } = step;
+                // Only a recorded revision can be returned to.
+                let back = from.parse::<u64>().is_ok().then(|| {
+                    format!("rollback undo {component} --to-revision {from}{}{}", way.undo, way.connection)
+                });
+                std::iter::once(look(step, way)).chain(back)
+            })
+            .collect(),
+    }
+}
+
+/// The steps that changed something and were not seen to settle.
+fn open(report: &RunReport) -> impl Iterator<Item = &StepReport> {
+    report.steps.iter().filter(|step| step.changed && step.outcome != StepOutcome::Verified)
+}
+
+fn look(step: &StepReport, way: &Way) -> String {
+    format!("rollback status {} --watch{}", step.component, way.connection)
+}
+
+/// The commands as lines, after their heading.
+pub(crate) fn listed(commands: &[String]) -> String {
+    match commands {
+        [] => String::new(),
+        commands => format!("next, one of:\n  {}\n", commands.join("\n  ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    fn way(journal: Option<&str>) -> Way {
+        Way {
+            connection: " --context a".into(),
+            journal: journal.map(str::to_owned),
+            undo: " --gitops=ignore",
+        }
+    }
+
+    #[test]
+    fn an_unfinished_run_goes_on_or_is_closed() {
+        for changed in [false, true] {
+            let report = testing::report(Outcome::Unfinished, StepOutcome::Pending, changed);
+            assert_eq!(
+                commands(&testing::plan(), &report, &way(Some(" --journal j.db"))),
+                [
+                    format!("rollback resume {} --journal j.db", testing::RUN),
+                    format!("rollback abandon {} --reason … --journal j.db", testing::RUN),
+                ]
+            );
+        }
+    }
+
+    #[test]
+    fn what_a_run_left_is_looked_at_or_taken_back() {
+        let report = testing::report(Outcome::Halted, StepOutcome::Failed, true);
+        assert_eq!(
+            commands(&testing::plan(), &report, &way(Some(""))),
+            [
+                "rollback status deployment/shop/web --watch --context a".to_owned(),
+                format!("rollback revert {}", testing::RUN),
+            ]
+        );
+        let mut restart = testing::change("2 not ready", "replaced");
+        restart.irreversible = Some("pods do not come back".into());
+        assert_eq!(commands(&testing::plan_of(restart), &report, &way(Some(""))).len(), 1);
+    }
+
+    #[test]
+    fn without_a_journal_the_revision_itself_is_named() {
+        let mut report = testing::report(Outcome::Unfinished, StepOutcome::Pending, true);
+        assert_eq!(
+            commands(&testing::plan(), &report, &way(None)),
+            [
+                "rollback status deployment/shop/web --watch --context a",
+                "rollback undo deployment/shop/web --to-revision 5 --gitops=ignore --context a",
+            ]
+        );
+        // There is no way back to what has no number.
+        report.steps[0].from = "unrecorded".into();
+        assert_eq!(commands(&testing::plan(), &report, &way(None)).len(), 1);
+    }
+
+    #[test]
+    fn a_good_end_needs_no_command() {
+        for (outcome, step, changed) in [
+            (Outcome::Completed, StepOutcome::Applied, true),
+            (Outcome::Halted, StepOutcome::Refused, false),
+            (Outcome::Compensated, StepOutcome::Compensated, false),
+        ] {
+            let report = testing::report(outcome, step, changed);
+            for way in [way(Some("")), way(None)] {
+                assert!(commands(&testing::plan(), &report, &way).is_empty(), "{outcome:?}");
+            }
+        }
+    }
+}

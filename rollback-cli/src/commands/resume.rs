@@ -1,0 +1,32 @@
+//! `rollback resume`
+
+use rollback_core::{Outcome, RunId, RunState};
+
+use super::carry_out::{self, How};
+use crate::args::ResumeArgs;
+use crate::exit::{Exit, Failure};
+use crate::journal::{self, Kept};
+use crate::place;
+use crate::session::App;
+
+pub(crate) async fn run(app: &App, args: ResumeArgs) -> Result<Exit, Failure> {
+    let kept = journal::existing(app)?;
+    let (run, prepared) = app
+        .until_stopped(async {
+            let (run, state) = which(&kept, args.run.as_deref()).await?;
+            if state.outcome != Outcome::Unfinished {
+                return Err(journal::ended(run, state.outcome));
+            }
+            Ok((run, place::rebuild(app, &state, state.plan.clone()).await?))
+        })
+        .await?;
+    carry_out::go(app, &prepared, &kept, How::resuming(run)).await
+}
+
+/// The run that is meant: without a name, the only unfinished one.
+async fn which(kept: &Kept, written: Option<&str>) -> Result<(RunId, RunState), Failure> {
+    match written {
+        Some(written) => kept.find(written).await,
+        None => kept.only_unfinished().await,
+    }
+}

@@ -1,0 +1,34 @@
+//! `rollback revert`
+
+use rollback_core::{Outcome, Plan};
+
+use super::carry_out::{self, How};
+use super::next::Way;
+use super::undo;
+use crate::args::RevertArgs;
+use crate::exit::{Exit, Failure};
+use crate::session::App;
+use crate::{journal, place};
+
+pub(crate) async fn run(app: &App, args: RevertArgs) -> Result<Exit, Failure> {
+    if args.dry_run.is_none() {
+        carry_out::refuse_silence(args.run.yes, "revert")?;
+    }
+    let kept = journal::existing(app)?;
+    let prepared = app
+        .until_stopped(async {
+            let (run, state) = kept.find(&args.id).await?;
+            if state.outcome == Outcome::Unfinished {
+                return Err(journal::in_the_way(run, &Way::kept(app)).into());
+            }
+            let back = state.reversal()?;
+            let back = Plan::new(back.steps().to_vec(), args.on_failure.into())?;
+            place::rebuild(app, &state, back).await
+        })
+        .await?;
+    if args.dry_run.is_some() {
+        return app.until_stopped(undo::dry_run(app, &prepared)).await;
+    }
+    let how = How { reason: args.reason, ..How::of(&args.run) };
+    carry_out::run(app, &prepared, &kept, how).await
+}

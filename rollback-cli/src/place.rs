@@ -1,0 +1,309 @@
+//! Where the components of a run are found again, by another command on another day: the locators that the
+//! journal keeps. They decide, and not the context that is current by then. They hold no secret.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rollback_core::{ComponentId, Error, ErrorKind, Locator, Plan, RunState};
+use rollback_k8s::{Cluster, ConnectOptions, GitOps, UndoMode, Workload, WorkloadOptions};
+use serde::{Deserialize, Serialize};
+
+use crate::commands::Prepared;
+use crate::exit::Failure;
+use crate::session::{self, App};
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Place {
+    kubernetes: Kubernetes,
+    #[serde(default)]
+    options: Options,
+}
+
+/// Which cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Kubernetes {
+    /// The file, or, as `$KUBECONFIG` has it, several.
+    kubeconfig: Option<String>,
+    context: Option<String>,
+    /// For people.
+    server: String,
+}
+
+/// The options of a workload that matter once its change is planned.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Options {
+    mode: Mode,
+    declarative: bool,
+    gitops: Policy,
+    force: bool,
+    soak: Option<Duration>,
+    contested_soak: Option<Duration>,
+    grace: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum Mode {
+    #[default]
+    Guarded,
+    Kubectl,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum Policy {
+    #[default]
+    Refuse,
+    Ignore,
+}
+
+impl From<&WorkloadOptions> for Options {
+    fn from(options: &WorkloadOptions) -> Self {
+        Self {
+            mode: match options.mode {
+                UndoMode::Guarded => Mode::Guarded,
+                UndoMode::Kubectl => Mode::Kubectl,
+            },
+            declarative: options.declarative,
+            gitops: match options.gitops {
+                GitOps::Refuse => Policy::Refuse,
+                GitOps::Ignore => Policy::Ignore,
+            },
+            force: options.force,
+            soak: Some(options.soak),
+            contested_soak: Some(options.contested_soak),
+            grace: Some(options.grace),
+        }
+    }
+}
+
+impl From<&Options> for WorkloadOptions {
+    fn from(kept: &Options) -> Self {
+        let mut options = Self::default();
+        options.mode = match kept.mode {
+            Mode::Guarded => UndoMode::Guarded,
+            Mode::Kubectl => UndoMode::Kubectl,
+        };
+        options.declarative = kept.declarative;
+        options.gitops = match kept.gitops {
+            Policy::Refuse => GitOps::Refuse,
+            Policy::Ignore => GitOps::Ignore,
+        };
+        options.force = kept.force;
+        options.soak = kept.soak.unwrap_or(options.soak);
+        options.contested_soak = kept.contested_soak.unwrap_or(options.contested_soak);
+        options.grace = kept.grace.unwrap_or(options.grace);
+        options
+    }
+}
+
+/// The locator of each workload of a plan.
+pub(crate) fn locators(
+    app: &App,
+    cluster: &Cluster,
+    plan: &Plan,
+    options: &WorkloadOptions,
+) -> Result<Vec<Locator>, Failure> {
+    let place = Place { kubernetes: here(app, cluster, None), options: options.into() };
+    plan.components().into_iter().map(|id| locator(id, &place)).collect()
+}
+
+fn locator(component: &ComponentId, place: &Place) -> Result<Locator, Failure> {
+    let entry = serde_json::to_value(place)
+        .map_err(|e| Error::new(ErrorKind::Unexpected, "cannot encode a locator").with_source(e))?;
+    Ok(Locator { component: component.clone(), entry })
+}
+
+/// Where a connection leads, made as the options say, else as it was known, else as the environment says.
+fn here(app: &App, cluster: &Cluster, known: Option<&Kubernetes>) -> Kubernetes {
+    let flag = app.global.kubeconfig.as_deref();
+    let known = known.and_then(|known| known.kubeconfig.clone()).filter(|_| flag.is_none());
+    let kubeconfig = known.or_else(|| {
+        let home = cluster.context().and_then(|_| std::env::home_dir());
+        let files = files_used(flag, std::env::var_os("KUBECONFIG"), home);
+        files.map(|files| files.to_string_lossy().into_owned())
+    });
+    Kubernetes {
+        kubeconfig,
+        context: cluster.context().map(str::to_owned),
+        server: without_user(cluster.server()),
+    }
+}
+
+/// The configuration that a connection was made with, such that another folder or environment does not
+/// change what it means; `home` where one was read without being named.
+fn files_used(flag: Option<&Path>, variable: Option<OsString>, home: Option<PathBuf>) -> Option<OsString> {
+    let absolute =
+        |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).into_os_string();
+    match (flag, variable) {
+        (Some(path), _) => Some(absolute(path)),
+        (None, Some(list)) => {
+            let files: Vec<_> = std::env::split_paths(&list).filter(|p| !p.as_os_str().is_empty()).collect();
+            match files.as_slice() {
+                [one] => Some(absolute(one)),
+                // As it is: it is compared with the variable.
+                _ => Some(list),
+            }
+        }
+        (None, None) => home.map(|home| home.join(".kube/config").into_os_string()),
+    }
+}
+
+/// An address without the user and the password that it may hold.
+fn without_user(address: &str) -> String {
+    let Some((scheme, rest)) = address.split_once("://") else { return address.to_owned() };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    match rest.get(..end).and_then(|authority| authority.rfind('@')) {
+        Some(at) => format!("{scheme}://{}", rest.get(at + 1..).unwrap_or_default()),
+        None => address.to_owned(),
+    }
+}
+
+/// The components of a run, connected to where it began or to where the options say, and what is to be done
+/// with them.
+pub(crate) async fn rebuild(app: &App, state: &RunState, plan: Plan) -> Result<Prepared, Failure> {
+    let mut places = Vec::new();
+    for id in plan.components() {
+        app.check_namespace(&id.to_string(), id.scope())?;
+        let entry = state.locators.iter().find(|locator| locator.component == *id);
+        places.push(entry.and_then(|locator| serde_json::from_value::<Place>(locator.entry.clone()).ok()));
+    }
+    let known = places.iter().flatten().map(|place| &place.kubernetes).next();
+    if places.iter().flatten().any(|place| Some(&place.kubernetes) != known) {
+        let error = Error::new(ErrorKind::Unsupported, "the run spans several clusters");
+        return Err(Failure::setup(error));
+    }
+    let options = connection(app, known, std::env::var_os("KUBECONFIG").as_deref())?;
+    let cluster = Cluster::connect(options).await.map_err(|e| {
+        let named = known.map(|known| format!("the run began at {}", known.server));
+        let hint = "say where with --kubeconfig and --context";
+        Failure::setup(e.with_hint(named.map_or_else(|| hint.into(), |named| format!("{named}; {hint}"))))
+    })?;
+    let (mut workloads, mut locators) = (Vec::new(), Vec::new());
+    for (id, place) in plan.components().into_iter().zip(&places) {
+        let options = place.as_ref().map(|place| place.options.clone()).unwrap_or_default();
+        workloads.push(Workload::from_id(&cluster, id, (&options).into()).map_err(Failure::setup)?);
+        locators.push(locator(id, &Place { kubernetes: here(app, &cluster, known), options })?);
+    }
+    if let Some(first) = workloads.first() {
+        session::first_contact(first).await?;
+    }
+    Ok(Prepared { cluster, workloads, plan, locators })
+}
+
+/// The connection that the options ask for, and where they say nothing, the run's.
+fn connection(
+    app: &App,
+    known: Option<&Kubernetes>,
+    variable: Option<&std::ffi::OsStr>,
+) -> Result<ConnectOptions, Failure> {
+    let (kubeconfig, context) = (app.global.kubeconfig.clone(), app.global.context.clone());
+    if kubeconfig.is_some() {
+        // Another file: its own current context is meant, unless one is named.
+        return Ok(ConnectOptions { kubeconfig, context });
+    }
+    let Some(known) = known else {
+        if context.is_some() {
+            return Ok(ConnectOptions { kubeconfig, context });
+        }
+        let error = Error::new(ErrorKind::InvalidConfig, "the journal does not say where the run began");
+        return Err(Failure::setup(error.with_hint("say so with --kubeconfig or --context")));
+    };
+    let context = context.or_else(|| known.context.clone());
+    let Some(files) = &known.kubeconfig else { return Ok(ConnectOptions { kubeconfig, context }) };
+    if std::env::split_paths(files).count() == 1 {
+        return Ok(ConnectOptions { kubeconfig: Some(files.into()), context });
+    }
+    if variable == Some(files.as_ref()) {
+        return Ok(ConnectOptions { kubeconfig: None, context });
+    }
+    let error = Error::new(ErrorKind::InvalidConfig, format!("the run began with KUBECONFIG={files}"));
+    Err(Failure::setup(error.with_hint("set it to that again, or pass --kubeconfig")))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::args::{Format, Global};
+
+    fn kubernetes(kubeconfig: &str) -> Kubernetes {
+        Kubernetes {
+            kubeconfig: Some(kubeconfig.into()),
+            context: Some("prod".into()),
+            server: "https://k:6443/".into(),
+        }
+    }
+
+    fn app(kubeconfig: Option<&str>, context: Option<&str>) -> App {
+        let global = Global {
+            namespace: None,
+            context: context.map(str::to_owned),
+            kubeconfig: kubeconfig.map(PathBuf::from),
+            output: Format::Table,
+            journal: None,
+            quiet: false,
+        };
+        App { global, stop: CancellationToken::new() }
+    }
+
+    #[test]
+    fn a_place_is_written_without_secrets_and_read_with_what_later_versions_add() {
+        let mut options = WorkloadOptions::default();
+        options.gitops = GitOps::Ignore;
+        let place = Place { kubernetes: kubernetes("/k"), options: (&options).into() };
+        let value = json!(place);
+        assert_eq!(
+            value["kubernetes"],
+            json!({"kubeconfig": "/k", "context": "prod", "server": "https://k:6443/"})
+        );
+        assert_eq!(
+            (&value["options"]["mode"], &value["options"]["gitops"]),
+            (&json!("guarded"), &json!("ignore"))
+        );
+        assert_eq!(serde_json::from_value::<Place>(value).unwrap(), place);
+        let back: WorkloadOptions = (&place.options).into();
+        assert_eq!((back.gitops, back.grace), (GitOps::Ignore, options.grace));
+
+        let other = json!({"kubernetes": {"kubeconfig": null, "context": null, "server": "s", "new": 1}});
+        assert_eq!(serde_json::from_value::<Place>(other).unwrap().options, Options::default());
+        assert_eq!(without_user("https://me:hunter2@k:6443/a@b"), "https://k:6443/a@b");
+        assert_eq!(without_user("https://k:6443/a@b"), "https://k:6443/a@b");
+    }
+
+    #[test]
+    fn the_files_used_mean_the_same_elsewhere() {
+        let used = |flag: Option<&str>, variable: Option<&str>, home: Option<&str>| {
+            files_used(flag.map(Path::new), variable.map(Into::into), home.map(Into::into))
+        };
+        assert_eq!(used(Some("/a"), Some("/b"), Some("/h")), Some("/a".into()));
+        assert_eq!(used(None, Some("/b"), Some("/h")), Some("/b".into()));
+        assert_eq!(used(None, Some("/b:/c"), None), Some("/b:/c".into()));
+        assert_eq!(used(None, None, Some("/h")), Some("/h/.kube/config".into()));
+        assert_eq!(used(None, None, None), None);
+        assert!(Path::new(&used(Some("k"), None, None).unwrap()).is_absolute());
+    }
+
+    #[test]
+    fn the_run_decides_where_unless_options_do() {
+        let known = kubernetes("/k");
+        let go = |app: &App, known: Option<&Kubernetes>| {
+            let options = connection(app, known, Some("/b:/c".as_ref())).map_err(|failure| failure.exit());
+            options.map(|options| (options.kubeconfig, options.context))
+        };
+        let is = |kubeconfig: Option<&str>, context: Option<&str>| {
+            Ok((kubeconfig.map(PathBuf::from), context.map(str::to_owned)))
+        };
+        assert_eq!(go(&app(None, None), Some(&known)), is(Some("/k"), Some("prod")));
+        assert_eq!(go(&app(None, Some("x")), Some(&known)), is(Some("/k"), Some("x")));
+        assert_eq!(go(&app(Some("/o"), None), Some(&known)), is(Some("/o"), None));
+        assert_eq!(go(&app(None, None), Some(&kubernetes("/b:/c"))), is(None, Some("prod")));
+        for unknown in [Some(&kubernetes("/b:/d")), None] {
+            assert_eq!(go(&app(None, None), unknown), Err(crate::exit::Exit::Usage));
+        }
+    }
+}

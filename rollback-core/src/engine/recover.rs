@@ -1,0 +1,41 @@
+//! Going on with a run that another process began, or closing it.
+
+use super::execute::{Run, check_realms};
+use super::{Engine, RunOptions, RunReport};
+use crate::{Components, Entry, Error, ErrorKind, Event, Outcome, Result, RunId, RunState};
+
+/// A run that has not ended, and the right to execute it.
+async fn take(engine: &Engine, run: RunId) -> Result<(crate::Claim, RunState)> {
+    // Read only once it is ours: whoever had it may just have ended it.
+    let claim = engine.journal.claim(run).await?;
+    let state = RunState::replay(&engine.journal.entries(run).await?)?;
+    if state.outcome == Outcome::Unfinished {
+        return Ok((claim, state));
+    }
+    let message = format!("run {run} has ended: {:?}", state.outcome);
+    Err(Error::new(ErrorKind::Refused, message).with_hint("only an unfinished run can go on or be closed"))
+}
+
+pub(super) async fn resume(
+    engine: &Engine,
+    run: RunId,
+    components: &Components,
+    options: RunOptions,
+) -> Result<RunReport> {
+    let (_claim, state) = take(engine, run).await?;
+    check_realms(&state.plan, components).await?;
+    let actor = options.actor.clone();
+    let settings = state.settings.clone();
+    let run = Run::new(engine, components, RunOptions { run, settings, ..options }, state);
+    run.record(Event::RunResumed { actor }).await?;
+    Ok(run.report().await)
+}
+
+pub(super) async fn abandon(engine: &Engine, run: RunId, reason: &str) -> Result<RunReport> {
+    let (_claim, mut state) = take(engine, run).await?;
+    let event = Event::RunFinished { outcome: Outcome::Abandoned, reason: Some(reason.to_owned()) };
+    let entry = Entry { at: engine.clock.now(), event };
+    engine.journal.append(run, entry.clone()).await?;
+    state.record(&entry)?;
+    Ok(RunReport::new(run, &state))
+}
