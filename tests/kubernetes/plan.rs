@@ -5,16 +5,11 @@ use rollback_k8s::{GitOps, Workload, WorkloadKind, WorkloadOptions};
 use rollback_tests::{Namespace, Testbed, objects};
 use serde_json::{Value, json};
 
-use crate::undo::{cluster, context, deployment, image, workload};
+use crate::undo::{cluster, context, image, rolled_out, workload};
 
+/// Look-ups are shared for some seconds, so each plan has a handle of its own.
 async fn web(prefix: &str, images: &[&str]) -> (Namespace, Workload) {
-    let testbed = Testbed::shared().await;
-    let namespace = testbed.namespace(prefix).await;
-    deployment(&namespace, images, 1).await;
-    namespace.rolled_out("Deployment", "web").await;
-    // Look-ups are shared for some seconds, so each plan has a handle of its own.
-    let web = workload(&cluster(testbed).await, WorkloadKind::Deployment, &namespace, "web");
-    (namespace, web)
+    rolled_out(prefix, images, 1).await
 }
 
 async fn previous(namespace: &Namespace) -> Result<Change, Error> {

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use rollback_core::{
     Components, Disposition, Engine, ErrorKind, FailurePolicy, MemoryJournal, Outcome, Planner, Position,
-    RestartScope, Restartable, Rollbackable, RunId, RunOptions, RunReport, StepContext, StepId, Target,
+    RestartScope, Restartable, Rollbackable, RunOptions, RunReport, Target,
 };
 use rollback_k8s::{Workload, WorkloadKind};
 use rollback_tests::{Fault, Matcher, Namespace, Testbed, objects};
 use serde_json::{Value, json};
 
-use crate::undo::{cluster, context, deployment, image, undo, workload};
+use crate::undo::{cluster, context, context_of, image, rolled_out, undo, workload};
 
 async fn stateful_set(prefix: &str, first: &str, second: &str) -> (Namespace, Workload) {
     let testbed = Testbed::shared().await;
@@ -147,7 +147,7 @@ async fn a_pod_that_does_not_end_leaves_a_stuck_run_with_the_commands() {
     namespace.set_ready("db-2", false).await;
     let change = db.prepare(&Target::Previous).await.unwrap().remove(0);
     assert!(change.diff.iter().any(|field| field.path == "/pods/db-2"), "{:?}", change.diff);
-    let cx = StepContext::new(RunId::random(), StepId::new("db"), Duration::from_secs(100));
+    let cx = context_of(Duration::from_secs(100));
     let error = db.apply(&cx, &change).await.unwrap_err();
     assert_eq!(error.disposition(), Disposition::Stuck, "{error:?}");
     assert!(error.hint().unwrap().contains("kubectl delete pod db-2"), "{error:?}");
@@ -238,11 +238,7 @@ fn uids(pods: &[Value]) -> std::collections::BTreeMap<String, String> {
 }
 
 async fn three_pods(prefix: &str) -> (Namespace, Workload, Vec<Value>) {
-    let testbed = Testbed::shared().await;
-    let namespace = testbed.namespace(prefix).await;
-    deployment(&namespace, &["app:1"], 3).await;
-    namespace.rolled_out("Deployment", "web").await;
-    let web = workload(&cluster(testbed).await, WorkloadKind::Deployment, &namespace, "web");
+    let (namespace, web) = rolled_out(prefix, &["app:1"], 3).await;
     let pods = namespace.list("Pod", "app=web").await;
     (namespace, web, pods)
 }

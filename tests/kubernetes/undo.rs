@@ -45,7 +45,22 @@ async fn recorded(namespace: &Namespace, revision: usize) {
 }
 
 pub(crate) fn context() -> StepContext {
-    StepContext::new(RunId::random(), StepId::new("web"), Duration::from_secs(10))
+    context_of(Duration::from_secs(10))
+}
+
+/// What a step knows that may take so long.
+pub(crate) fn context_of(timeout: Duration) -> StepContext {
+    StepContext::new(RunId::random(), StepId::new("web"), timeout)
+}
+
+/// A Deployment `web` whose revisions ran these images, in order, rolled out in a namespace of its own.
+pub(crate) async fn rolled_out(prefix: &str, images: &[&str], replicas: u32) -> (Namespace, Workload) {
+    let testbed = Testbed::shared().await;
+    let namespace = testbed.namespace(prefix).await;
+    deployment(&namespace, images, replicas).await;
+    namespace.rolled_out("Deployment", "web").await;
+    let web = workload(&cluster(testbed).await, WorkloadKind::Deployment, &namespace, "web");
+    (namespace, web)
 }
 
 pub(crate) fn image(object: &Value) -> &str {
@@ -67,11 +82,8 @@ pub(crate) async fn undo(component: &Workload, target: Target, policy: FailurePo
 }
 
 async fn proxied(prefix: &str, images: &[&str]) -> (Namespace, FaultProxy, Workload) {
-    let testbed = Testbed::shared().await;
-    let namespace = testbed.namespace(prefix).await;
-    deployment(&namespace, images, 2).await;
-    namespace.rolled_out("Deployment", "web").await;
-    let proxy = testbed.proxy().await;
+    let (namespace, _) = rolled_out(prefix, images, 2).await;
+    let proxy = Testbed::shared().await.proxy().await;
     let cluster = connect(proxy.kubeconfig()).await;
     let web = workload(&cluster, WorkloadKind::Deployment, &namespace, "web");
     (namespace, proxy, web)

@@ -7,15 +7,11 @@ use rollback_k8s::{Workload, WorkloadKind, WorkloadOptions};
 use rollback_tests::{Fault, Matcher, Namespace, Testbed, objects};
 use serde_json::{Value, json};
 
-use crate::undo::{cluster, connect, context, deployment, image, undo, workload};
+use crate::undo::{cluster, connect, context, context_of, deployment, image, rolled_out, undo, workload};
 
 /// Rolls back from `app:2` to a revision that runs `broken`, and answers how verification ended.
 async fn return_to(broken: &str) -> (Namespace, rollback_core::RunReport, Duration) {
-    let testbed = Testbed::shared().await;
-    let namespace = testbed.namespace("verify").await;
-    deployment(&namespace, &[broken, "app:2"], 2).await;
-    namespace.rolled_out("Deployment", "web").await;
-    let web = workload(&cluster(testbed).await, WorkloadKind::Deployment, &namespace, "web");
+    let (namespace, web) = rolled_out("verify", &[broken, "app:2"], 2).await;
     let started = Instant::now();
     let report = undo(&web, Target::Previous, FailurePolicy::Halt).await;
     (namespace, report, started.elapsed())
@@ -77,18 +73,11 @@ async fn a_failed_rollout_is_compensated_on_request_and_the_object_is_as_before(
 
 #[tokio::test]
 async fn a_pod_that_no_node_takes_fails_the_rollout_after_a_grace() {
-    let testbed = Testbed::shared().await;
-    let namespace = testbed.namespace("unschedulable").await;
-    deployment(&namespace, &["app:unschedulable", "app:2"], 1).await;
-    namespace.rolled_out("Deployment", "web").await;
+    let (namespace, _) = rolled_out("unschedulable", &["app:unschedulable", "app:2"], 1).await;
     let web = with_grace(&namespace, Duration::from_secs(3)).await;
     let change = web.prepare(&Target::Previous).await.unwrap().remove(0);
     web.apply(&context(), &change).await.unwrap();
-    let cx = rollback_core::StepContext::new(
-        rollback_core::RunId::random(),
-        rollback_core::StepId::new("web"),
-        Duration::from_secs(40),
-    );
+    let cx = context_of(Duration::from_secs(40));
     let started = Instant::now();
     let seen = web.verify(&cx, &change).await.unwrap();
     assert_eq!(seen.state, VerificationState::Failed, "{seen:?}");
@@ -98,10 +87,7 @@ async fn a_pod_that_no_node_takes_fails_the_rollout_after_a_grace() {
 
 #[tokio::test]
 async fn pods_that_a_quota_forbids_fail_the_rollout_after_a_grace() {
-    let testbed = Testbed::shared().await;
-    let namespace = testbed.namespace("quota").await;
-    deployment(&namespace, &["app:1", "app:2"], 2).await;
-    namespace.rolled_out("Deployment", "web").await;
+    let (namespace, _) = rolled_out("quota", &["app:1", "app:2"], 2).await;
     let quota = json!({
         "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"},
         "spec": {"hard": {"pods": "2"}},
@@ -114,11 +100,7 @@ async fn pods_that_a_quota_forbids_fail_the_rollout_after_a_grace() {
     namespace.patch("Deployment", "web", &strategy).await;
     let change = web.prepare(&Target::Previous).await.unwrap().remove(0);
     web.apply(&context(), &change).await.unwrap();
-    let cx = rollback_core::StepContext::new(
-        rollback_core::RunId::random(),
-        rollback_core::StepId::new("web"),
-        Duration::from_secs(40),
-    );
+    let cx = context_of(Duration::from_secs(40));
     let seen = web.verify(&cx, &change).await.unwrap();
     assert_eq!(seen.state, VerificationState::Failed, "{seen:?}");
     assert!(seen.message.contains("exceeded quota"), "{seen:?}");
@@ -126,11 +108,8 @@ async fn pods_that_a_quota_forbids_fail_the_rollout_after_a_grace() {
 
 #[tokio::test]
 async fn a_watch_that_expires_breaks_or_is_throttled_is_taken_up_again() {
-    let testbed = Testbed::shared().await;
-    let namespace = testbed.namespace("watch").await;
-    deployment(&namespace, &["app:slow", "app:2"], 2).await;
-    namespace.rolled_out("Deployment", "web").await;
-    let proxy = testbed.proxy().await;
+    let (namespace, _) = rolled_out("watch", &["app:slow", "app:2"], 2).await;
+    let proxy = Testbed::shared().await.proxy().await;
     proxy.fault(Matcher::watch().nth(1), Fault::Gone);
     proxy.fault(Matcher::watch().nth(2), Fault::CutStreamAfter(100));
     proxy.fault(Matcher::watch().nth(3), Fault::Status { code: 429, retry_after: Some(1) });
@@ -180,15 +159,11 @@ async fn one_watch_for_each_kind_serves_all_workloads_of_a_namespace() {
 
 #[tokio::test]
 async fn a_deployment_replaced_or_deleted_while_watched_is_a_failure_that_says_so() {
-    let testbed = Testbed::shared().await;
-    let namespace = testbed.namespace("replaced").await;
-    deployment(&namespace, &["app:never-ready", "app:2"], 1).await;
-    namespace.rolled_out("Deployment", "web").await;
-    let web = workload(&cluster(testbed).await, WorkloadKind::Deployment, &namespace, "web");
+    let (namespace, web) = rolled_out("replaced", &["app:never-ready", "app:2"], 1).await;
     let change = web.prepare(&Target::Previous).await.unwrap().remove(0);
     web.apply(&context(), &change).await.unwrap();
     let replace = async {
-        testbed.pause(Duration::from_millis(500)).await;
+        Testbed::shared().await.pause(Duration::from_millis(500)).await;
         namespace.delete("Deployment", "web").await;
         namespace.create(&objects::deployment("web", "app:never-ready", 1)).await;
     };
@@ -201,15 +176,11 @@ async fn a_deployment_replaced_or_deleted_while_watched_is_a_failure_that_says_s
 
 #[tokio::test]
 async fn a_template_changed_by_somebody_else_while_watched_names_the_writer() {
-    let testbed = Testbed::shared().await;
-    let namespace = testbed.namespace("contested").await;
-    deployment(&namespace, &["app:never-ready", "app:2"], 1).await;
-    namespace.rolled_out("Deployment", "web").await;
-    let web = workload(&cluster(testbed).await, WorkloadKind::Deployment, &namespace, "web");
+    let (namespace, web) = rolled_out("contested", &["app:never-ready", "app:2"], 1).await;
     let change = web.prepare(&Target::Previous).await.unwrap().remove(0);
     web.apply(&context(), &change).await.unwrap();
     let redeploy = async {
-        testbed.pause(Duration::from_millis(500)).await;
+        Testbed::shared().await.pause(Duration::from_millis(500)).await;
         namespace.kubectl(&["set", "image", "deployment/web", "app=app:9"]).await.ok();
     };
     let cx = context();
@@ -259,52 +230,34 @@ async fn a_stale_progress_deadline_is_not_believed() {
 
 #[tokio::test]
 async fn a_soak_that_the_deadline_cuts_short_is_said_and_no_failure() {
-    let testbed = Testbed::shared().await;
-    let namespace = testbed.namespace("soak").await;
-    deployment(&namespace, &["app:1", "app:2"], 1).await;
-    namespace.rolled_out("Deployment", "web").await;
+    let (namespace, _) = rolled_out("soak", &["app:1", "app:2"], 1).await;
     let mut options = WorkloadOptions::default();
     options.soak = Duration::from_secs(60);
-    let cluster = cluster(testbed).await;
+    let cluster = cluster(Testbed::shared().await).await;
     let web = Workload::new(&cluster, WorkloadKind::Deployment, namespace.name(), "web", options).unwrap();
     let change = web.prepare(&Target::Previous).await.unwrap().remove(0);
     web.apply(&context(), &change).await.unwrap();
-    let cx = rollback_core::StepContext::new(
-        rollback_core::RunId::random(),
-        rollback_core::StepId::new("web"),
-        Duration::from_secs(3),
-    );
+    let cx = context_of(Duration::from_secs(3));
     let seen = web.verify(&cx, &change).await.unwrap();
     assert!(seen.is_converged() && seen.notes[0].contains("time was up"), "{seen:?}");
 }
 
 #[tokio::test]
 async fn a_rollout_that_a_broken_watch_does_not_see_is_seen_past_it() {
-    let testbed = Testbed::shared().await;
-    let namespace = testbed.namespace("blind").await;
-    deployment(&namespace, &["app:slow", "app:2"], 2).await;
-    namespace.rolled_out("Deployment", "web").await;
-    let proxy = testbed.proxy().await;
+    let (namespace, _) = rolled_out("blind", &["app:slow", "app:2"], 2).await;
+    let proxy = Testbed::shared().await.proxy().await;
     proxy.fault(Matcher::watch(), Fault::Status { code: 500, retry_after: None });
     let web = workload(&connect(proxy.kubeconfig()).await, WorkloadKind::Deployment, &namespace, "web");
     let change = web.prepare(&Target::Previous).await.unwrap().remove(0);
     web.apply(&context(), &change).await.unwrap();
-    let cx = rollback_core::StepContext::new(
-        rollback_core::RunId::random(),
-        rollback_core::StepId::new("web"),
-        Duration::from_secs(30),
-    );
+    let cx = context_of(Duration::from_secs(30));
     let seen = web.verify(&cx, &change).await.unwrap();
     assert!(seen.is_converged(), "{seen:?}");
 }
 
 #[tokio::test]
 async fn the_image_digests_that_run_are_told_and_a_moved_tag_stands_out() {
-    let testbed = Testbed::shared().await;
-    let namespace = testbed.namespace("digest").await;
-    deployment(&namespace, &["app:1", "app:2"], 1).await;
-    namespace.rolled_out("Deployment", "web").await;
-    let web = workload(&cluster(testbed).await, WorkloadKind::Deployment, &namespace, "web");
+    let (_namespace, web) = rolled_out("digest", &["app:1", "app:2"], 1).await;
     let mut change = web.prepare(&Target::Previous).await.unwrap().remove(0);
     change.to.content["digests"] = json!({"app:1": ["sha256:another"]});
     web.apply(&context(), &change).await.unwrap();
