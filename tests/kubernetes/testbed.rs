@@ -189,6 +189,7 @@ async fn helpers_wait_in_real_time_when_the_clock_is_paused() {
 async fn kubectl_undoes_a_rollout() {
     let namespace = Testbed::shared().await.namespace("kubectl").await;
     namespace.create(&objects::deployment("web", "app:1", 1)).await;
+    namespace.rolled_out("Deployment", "web").await;
     namespace.patch("Deployment", "web", &objects::image_patch("app:2")).await;
     namespace.rolled_out("Deployment", "web").await;
     let said = namespace.kubectl(&["rollout", "undo", "deployment/web"]).await.ok();

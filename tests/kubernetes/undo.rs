@@ -135,6 +135,7 @@ async fn an_annotation_that_was_absent_when_planned_is_guarded_too() {
     let (namespace, _proxy, web) = proxied("absent", &["app:1"]).await;
     let cause = json!({"metadata": {"annotations": {"kubernetes.io/change-cause": "second"}}});
     namespace.patch("Deployment", "web", &json!({"metadata": {"annotations": {"team": "a"}}})).await;
+    namespace.rolled_out("Deployment", "web").await;
     namespace.patch("Deployment", "web", &objects::image_patch("app:2")).await;
     namespace.patch("Deployment", "web", &cause).await;
     recorded(&namespace, 2).await;
