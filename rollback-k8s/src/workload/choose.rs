@@ -102,76 +102,13 @@ impl Workload {
             Target::Previous if self.options.mode == UndoMode::Kubectl => {
                 history.second_highest().map(|r| Choice::of(r, Vec::new())).ok_or_else(nothing_earlier)
             }
-            Target::Previous => self.previous(object, history),
+            Target::Previous => previous(object, history),
             Target::Snapshot(snapshot) => self.recorded(snapshot, history),
             Target::LastGood | Target::AsOf(_) => Err(Error::new(
                 ErrorKind::Unsupported,
                 "this target needs records of what was in place, and is resolved from those",
             )),
         }
-    }
-
-    /// kubectl's rule, but for restarts, for what a rollback left, and for rollouts under way.
-    #[allow(clippy::unused_self, reason = "the rule of a workload")]
-    fn previous(&self, object: &Value, history: &History) -> Result<Choice> {
-        let live = restorable(object["spec"]["template"].clone());
-        let (live_exact, live_identity) = (exact(&live), identity(&live));
-        let left = left_revisions(object, history);
-        let current = history.current().map_or(i64::MAX, |record| record.number);
-        let mut notes = Vec::new();
-        let mut candidates = Vec::new();
-        for (index, record) in history.records.iter().enumerate() {
-            if history.current == Some(index) || exact(&record.template) == live_exact {
-                continue;
-            }
-            if record.number > current {
-                // Somebody went back already, and the controller has not renumbered the current one yet.
-                notes.push(format!(
-                    "revision {} is newer than the current one, and is skipped",
-                    record.number
-                ));
-            } else if record.identity == live_identity {
-                notes.push(format!(
-                    "revision {} differs from the current one only by a restart, and is skipped",
-                    record.number
-                ));
-            } else if left.contains(&record.number) {
-                let entry = left_entries(object).into_iter().find(|e| e.fingerprint == record.identity);
-                let when = entry.and_then(|e| Some(format!(" at {} by {}", e.at?, e.by?)));
-                notes.push(format!(
-                    "revision {} was left by a rollback{}, and is skipped",
-                    record.number,
-                    when.unwrap_or_default()
-                ));
-            } else {
-                candidates.push(record);
-            }
-        }
-        // While a rollout is under way, what still serves is what to return to.
-        let serving = candidates
-            .iter()
-            .filter(|record| record.replicas.is_some_and(|(_, available)| available > 0))
-            .max_by_key(|r| (r.replicas.map(|(_, available)| available), r.number));
-        let stable = json::text(object, "/status/currentRevision")
-            // With OnDelete it stays at the first revision for ever.
-            .filter(|_| !status::is_on_delete(object))
-            .filter(|stable| json::text(object, "/status/updateRevision") != Some(*stable))
-            .and_then(|name| candidates.iter().find(|record| record.name == name));
-        let by_number = candidates.first();
-        let Some(chosen) = serving.or(stable).or(by_number) else {
-            let error = nothing_earlier();
-            if notes.is_empty() {
-                return Err(error);
-            }
-            return Err(error.with_hint(format!("{}; name one with --to-revision", notes.join("; "))));
-        };
-        if by_number.is_some_and(|record| record.number != chosen.number) {
-            notes.push(format!(
-                "a rollout is under way: revision {} is what still serves, so it counts as the previous one",
-                chosen.number
-            ));
-        }
-        Ok(Choice::of(chosen, notes))
     }
 
     fn recorded(&self, snapshot: &Snapshot, history: &History) -> Result<Choice> {
@@ -194,6 +131,65 @@ impl Workload {
             notes: vec![note],
         })
     }
+}
+
+/// kubectl's rule, but for restarts, for what a rollback left, and for rollouts under way.
+fn previous(object: &Value, history: &History) -> Result<Choice> {
+    let live = restorable(object["spec"]["template"].clone());
+    let (live_exact, live_identity) = (exact(&live), identity(&live));
+    let left = left_revisions(object, history);
+    let current = history.current().map_or(i64::MAX, |record| record.number);
+    let mut notes = Vec::new();
+    let mut candidates = Vec::new();
+    for (index, record) in history.records.iter().enumerate() {
+        if history.current == Some(index) || exact(&record.template) == live_exact {
+            continue;
+        }
+        if record.number > current {
+            // Somebody went back already, and the controller has not renumbered the current one yet.
+            notes.push(format!("revision {} is newer than the current one, and is skipped", record.number));
+        } else if record.identity == live_identity {
+            notes.push(format!(
+                "revision {} differs from the current one only by a restart, and is skipped",
+                record.number
+            ));
+        } else if left.contains(&record.number) {
+            let entry = left_entries(object).into_iter().find(|e| e.fingerprint == record.identity);
+            let when = entry.and_then(|e| Some(format!(" at {} by {}", e.at?, e.by?)));
+            notes.push(format!(
+                "revision {} was left by a rollback{}, and is skipped",
+                record.number,
+                when.unwrap_or_default()
+            ));
+        } else {
+            candidates.push(record);
+        }
+    }
+    // While a rollout is under way, what still serves is what to return to.
+    let serving = candidates
+        .iter()
+        .filter(|record| record.replicas.is_some_and(|(_, available)| available > 0))
+        .max_by_key(|r| (r.replicas.map(|(_, available)| available), r.number));
+    let stable = json::text(object, "/status/currentRevision")
+        // With OnDelete it stays at the first revision for ever.
+        .filter(|_| !status::is_on_delete(object))
+        .filter(|stable| json::text(object, "/status/updateRevision") != Some(*stable))
+        .and_then(|name| candidates.iter().find(|record| record.name == name));
+    let by_number = candidates.first();
+    let Some(chosen) = serving.or(stable).or(by_number) else {
+        let error = nothing_earlier();
+        if notes.is_empty() {
+            return Err(error);
+        }
+        return Err(error.with_hint(format!("{}; name one with --to-revision", notes.join("; "))));
+    };
+    if by_number.is_some_and(|record| record.number != chosen.number) {
+        notes.push(format!(
+            "a rollout is under way: revision {} is what still serves, so it counts as the previous one",
+            chosen.number
+        ));
+    }
+    Ok(Choice::of(chosen, notes))
 }
 
 fn nothing_earlier() -> Error {
