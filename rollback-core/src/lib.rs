@@ -5,6 +5,8 @@ mod component;
 mod engine;
 mod error;
 mod journal;
+mod lease;
+mod ledger;
 mod plan;
 mod planner;
 mod retry;
@@ -21,9 +23,15 @@ pub use journal::MockJournal;
 #[cfg(feature = "sqlite")]
 pub use journal::SqliteJournal;
 pub use journal::{
-    Claim, Entry, Event, Journal, Locator, MemoryJournal, Outcome, RunSettings, RunState, RunSummary,
-    StepEvent, StepOutcome, StepState,
+    BrokenLease, Claim, Entry, Event, Journal, Locator, MemoryJournal, Outcome, Retention, RunSettings,
+    RunState, RunSummary, StepEvent, StepOutcome, StepState,
 };
+pub use lease::{Hold, Lease, LeaseRequest, LeaseTerm, LocalLease, MemoryLease};
+#[cfg(feature = "mock")]
+pub use lease::{MockHold, MockLease};
+#[cfg(feature = "mock")]
+pub use ledger::MockLedger;
+pub use ledger::{Fact, Known, Leaving, Ledger, Marking, Note, Record, join, snapshot_of};
 pub use plan::{FailurePolicy, Plan, Step, StepId};
 pub use planner::{Components, Planner};
 pub use retry::retry_read;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use futures::future::try_join_all;
 
 use crate::{
-    Change, ComponentId, Error, ErrorKind, FailurePolicy, Plan, RestartScope, Restartable, Result,
-    Rollbackable, Step, StepId, Target,
+    Change, ComponentId, Error, ErrorKind, FailurePolicy, Ledger, Plan, RestartScope, Restartable, Result,
+    Rollbackable, Step, StepId, Target, ledger,
 };
 
 /// The components that a plan speaks of, by their ids.
@@ -66,6 +66,8 @@ impl FromIterator<Arc<dyn Rollbackable>> for Components {
 pub struct Planner {
     wanted: Vec<Wanted>,
     on_failure: FailurePolicy,
+    ledger: Option<Arc<dyn Ledger>>,
+    forced: bool,
 }
 
 #[derive(Debug)]
@@ -91,6 +93,22 @@ impl Planner {
     #[must_use]
     pub fn on_failure(mut self, policy: FailurePolicy) -> Self {
         self.on_failure = policy;
+        self
+    }
+
+    /// Uses what is known of the components: resolves `LastGood` and `AsOf`, finds revisions that a system has
+    /// forgotten, skips what a rollback has just left, and refuses what is marked bad. Without a ledger the
+    /// components' own histories are all there is.
+    #[must_use]
+    pub fn with_ledger(mut self, ledger: Arc<dyn Ledger>) -> Self {
+        self.ledger = Some(ledger);
+        self
+    }
+
+    /// Whether to return also to what is marked bad, where it is named.
+    #[must_use]
+    pub fn forced(mut self, forced: bool) -> Self {
+        self.forced = forced;
         self
     }
 
@@ -131,7 +149,9 @@ impl Planner {
     pub async fn plan(self) -> Result<Plan> {
         let prepared = try_join_all(self.wanted.iter().map(async |wanted| {
             let changes = match &wanted.what {
-                What::Rollback(component, target) => component.prepare(target).await?,
+                What::Rollback(component, target) => {
+                    ledger::resolve(&**component, target, self.ledger.as_deref(), self.forced).await?
+                }
                 What::Restart(component, scope) => vec![component.prepare_restart(*scope).await?],
             };
             Ok::<_, Error>((wanted, changes))

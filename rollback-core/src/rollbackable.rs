@@ -218,7 +218,7 @@ pub struct StepContext {
     deadline: Instant,
     cancellation: CancellationToken,
     clock: Arc<dyn Clock>,
-    gate: Option<Arc<dyn WriteGate>>,
+    gates: Vec<Arc<dyn WriteGate>>,
     progress: Option<ProgressSink>,
     writes: Arc<AtomicU32>,
     actor: Arc<str>,
@@ -234,7 +234,7 @@ impl StepContext {
             deadline: Instant::now() + timeout,
             cancellation: CancellationToken::new(),
             clock: Arc::new(SystemClock),
-            gate: None,
+            gates: Vec::new(),
             progress: None,
             writes: Arc::default(),
             actor: Arc::from("unknown"),
@@ -262,10 +262,10 @@ impl StepContext {
         self
     }
 
-    /// Sets what is asked before every write.
+    /// Adds what is asked before every write, after what was added before.
     #[must_use]
     pub fn with_gate(mut self, gate: Arc<dyn WriteGate>) -> Self {
-        self.gate = Some(gate);
+        self.gates.push(gate);
         self
     }
 
@@ -338,7 +338,7 @@ impl StepContext {
         if Instant::now() >= self.deadline {
             return Err(Error::new(ErrorKind::Timeout, format!("the deadline passed before: {what}")));
         }
-        if let Some(gate) = &self.gate {
+        for gate in &self.gates {
             gate.before_write(what).await?;
         }
         self.writes.fetch_add(1, Ordering::SeqCst);

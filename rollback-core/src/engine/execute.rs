@@ -6,16 +6,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use futures::future::try_join_all;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use super::holds::Holds;
 use super::step::{self, Failure};
 use super::{Engine, Progress, RunOptions, RunReport};
 use crate::{
-    Change, Components, Disposition, Entry, Error, ErrorKind, Event, FailurePolicy, Outcome, Plan, Position,
-    Result, Rollbackable, RunId, RunState, Step, StepEvent, StepId, StepOutcome, StepState,
+    Change, ChangeKind, Components, Disposition, Entry, Error, ErrorKind, Event, Fact, FailurePolicy, Note,
+    Outcome, Plan, Position, Result, Rollbackable, RunId, RunState, Step, StepEvent, StepId, StepOutcome,
+    StepState, WriteGate,
 };
 
 pub(super) async fn execute(
@@ -35,11 +39,15 @@ pub(super) async fn execute(
     let entry = Entry { at: engine.clock.now(), event };
     let state = RunState::begin(&entry)?;
     let _claim = engine.journal.claim(options.run).await?;
-    engine.journal.begin(options.run, entry.clone()).await?;
+    let holds = Holds::take(engine, plan, &options).await?;
+    if let Err(error) = engine.journal.begin(options.run, entry.clone()).await {
+        holds.release().await;
+        return Err(error);
+    }
     if let Some(progress) = &options.progress {
         let _ = progress.send(Progress::Recorded(entry));
     }
-    Ok(Run::new(engine, components, options, state).report().await)
+    Ok(Run::new(engine, components, options, state, holds).report(None).await)
 }
 
 /// Refuses a plan that was made elsewhere.
@@ -57,13 +65,25 @@ pub(super) async fn check_realms(plan: &Plan, components: &Components) -> Result
     try_join_all(checks).await.map(drop)
 }
 
-/// Whether the journal still takes entries.
+/// Whether the journal has failed.
 #[derive(Debug, Default)]
-pub(super) struct Health(AtomicBool);
+struct Health(AtomicBool);
 
-impl Health {
-    pub(super) fn is_broken(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
+/// Lets no write pass once the journal has failed, since its intent might not be recorded, or a lease is lost.
+#[derive(Debug)]
+pub(super) struct RunGate {
+    health: Arc<Health>,
+    holds: Arc<Holds>,
+}
+
+#[async_trait]
+impl WriteGate for RunGate {
+    async fn before_write(&self, what: &str) -> Result<()> {
+        if self.health.0.load(Ordering::SeqCst) {
+            let message = format!("the journal failed, so this was not begun: {what}");
+            return Err(Error::new(ErrorKind::Journal, message));
+        }
+        self.holds.check()
     }
 }
 
@@ -72,8 +92,12 @@ pub(super) struct Run<'a> {
     plan: Plan,
     components: &'a Components,
     pub(super) options: RunOptions,
+    /// Ends the run before its next write: the caller's wish, or a lease that is lost.
+    pub(super) stop: CancellationToken,
+    holds: Arc<Holds>,
     state: Mutex<RunState>,
-    pub(super) health: Arc<Health>,
+    warnings: Mutex<Vec<String>>,
+    health: Arc<Health>,
 }
 
 impl<'a> Run<'a> {
@@ -82,18 +106,48 @@ impl<'a> Run<'a> {
         components: &'a Components,
         options: RunOptions,
         state: RunState,
+        holds: Holds,
     ) -> Self {
-        let plan = state.plan.clone();
-        Self { engine, plan, components, options, state: Mutex::new(state), health: Arc::default() }
+        Self {
+            engine,
+            plan: state.plan.clone(),
+            components,
+            stop: options.cancellation.child_token(),
+            options,
+            holds: Arc::new(holds),
+            state: Mutex::new(state),
+            warnings: Mutex::default(),
+            health: Arc::default(),
+        }
     }
 
-    /// Goes on from where the run stands, as far as it gets.
-    pub(super) async fn report(&self) -> RunReport {
+    /// Goes on from where the run stands, as far as it gets; `first` is recorded before anything else.
+    pub(super) async fn report(self, first: Option<Event>) -> RunReport {
         let span = tracing::info_span!("run", run = %self.id());
-        let error = self.go().instrument(span).await.err();
+        let kept = async {
+            self.holds.keep().await;
+            self.stop.cancel();
+            std::future::pending().await
+        };
+        let done = tokio::select! {
+            biased;
+            done = self.go(first).instrument(span) => done,
+            () = kept => Ok(()),
+        };
+        // That a lease is lost is why the rest was stopped.
+        let error = done.err().map(|error| self.holds.check().err().unwrap_or(error));
         let mut report = RunReport::new(self.id(), &self.state());
         report.error = error.map(|error| error.report());
+        report.warnings = self.warnings.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some(holds) = Arc::into_inner(self.holds) {
+            holds.release().await;
+        }
         report
+    }
+
+    /// What every write asks first.
+    pub(super) fn gate(&self) -> Arc<RunGate> {
+        Arc::new(RunGate { health: self.health.clone(), holds: self.holds.clone() })
     }
 
     pub(super) fn id(&self) -> RunId {
@@ -123,8 +177,9 @@ impl<'a> Run<'a> {
     /// Waits; false when the run was cancelled meanwhile.
     pub(super) async fn pause(&self, time: Duration) -> bool {
         tokio::select! {
+            biased;
             () = sleep(time) => true,
-            () = self.options.cancellation.cancelled() => false,
+            () = self.stop.cancelled() => false,
         }
     }
 
@@ -133,6 +188,8 @@ impl<'a> Run<'a> {
     }
 
     pub(super) async fn record(&self, event: Event) -> Result<()> {
+        // Whoever has the component now may have recorded since.
+        self.holds.check()?;
         let entry = Entry { at: self.engine.clock.now(), event };
         if let Err(error) = self.engine.journal.append(self.id(), entry.clone()).await {
             self.health.0.store(true, Ordering::SeqCst);
@@ -146,7 +203,10 @@ impl<'a> Run<'a> {
     }
 
     /// An error means that the run stopped before its end.
-    async fn go(&self) -> Result<()> {
+    async fn go(&self, first: Option<Event>) -> Result<()> {
+        for event in first.into_iter().chain(self.holds.broken.iter().cloned().map(Event::LeaseBroken)) {
+            self.record(event).await?;
+        }
         self.dispatch().await?;
         let failed = self.steps(has_failed);
         for id in self.steps(|o| o == StepOutcome::Pending) {
@@ -187,7 +247,7 @@ impl<'a> Run<'a> {
         let mut running = FuturesUnordered::new();
         let mut interrupted = None;
         loop {
-            let stopped = interrupted.is_some() || self.options.cancellation.is_cancelled();
+            let stopped = interrupted.is_some() || self.stop.is_cancelled();
             let halted = self.has_halted();
             for step in self.plan.steps() {
                 if stopped || running.len() >= self.engine.concurrency {
@@ -205,7 +265,7 @@ impl<'a> Run<'a> {
                 None => break,
             }
         }
-        if interrupted.is_none() && self.options.cancellation.is_cancelled() && self.unfinished() {
+        if interrupted.is_none() && self.stop.is_cancelled() && self.unfinished() {
             interrupted = Some(Error::new(ErrorKind::Cancelled, "stopped before the next step"));
         }
         interrupted.map_or(Ok(()), Err)
@@ -266,10 +326,32 @@ impl<'a> Run<'a> {
             return self.record_failure(id, failure).await;
         }
         self.record_step(id, StepEvent::Applied).await?;
+        self.note_in_ledger(id, change, |run| {
+            vec![
+                Fact::Left { snapshot: change.from.clone(), run },
+                Fact::InPlace { snapshot: change.to.clone() },
+            ]
+        })
+        .await;
         if !self.options.settings.verify {
             return Ok(());
         }
         self.verify_step(id, component, change).await
+    }
+
+    /// Tells the ledger what a rollback did, where there is one. What cannot be told is said to people.
+    async fn note_in_ledger(&self, id: &StepId, change: &Change, facts: impl FnOnce(RunId) -> Vec<Fact>) {
+        let Some(ledger) = self.engine.ledger.as_ref().filter(|_| change.kind == ChangeKind::Rollback) else {
+            return;
+        };
+        let note = |fact| Note { at: self.engine.clock.now(), by: self.options.actor.clone(), fact };
+        let notes = facts(self.id()).into_iter().map(note).collect();
+        if let Err(error) = ledger.note(&change.realm, &change.component, notes).await {
+            let report = error.report();
+            tracing::warn!(step = %id, error = %report, "the ledger cannot be written");
+            let text = format!("the ledger does not know of step {id}: {report}");
+            self.warnings.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+        }
     }
 
     async fn verify_step(
@@ -322,6 +404,10 @@ impl<'a> Run<'a> {
             let change = change.reversed();
             let intent = |attempt| StepEvent::CompensationStarted { attempt };
             let mut done = step::apply(self, id, component, &change, 1, intent).await.map(|()| None);
+            if done.is_ok() {
+                self.note_in_ledger(id, &change, |_| vec![Fact::InPlace { snapshot: change.to.clone() }])
+                    .await;
+            }
             if done.is_ok() && self.options.settings.verify {
                 done = step::verify(self, id, component, &change).await.map(Some);
             }

@@ -5,6 +5,7 @@
 //! told by its journal alone: [`RunReport`] is made from the folded history.
 
 mod execute;
+mod holds;
 mod recover;
 mod report;
 mod step;
@@ -17,7 +18,8 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Clock, Components, Entry, Journal, Locator, Plan, Result, RunId, RunSettings, StepId, SystemClock,
+    Clock, Components, Entry, Journal, Lease, Ledger, Locator, Plan, Result, Retention, RunId, RunSettings,
+    StepId, SystemClock,
 };
 
 pub use report::{RunReport, StepReport};
@@ -38,6 +40,8 @@ pub use report::{RunReport, StepReport};
 #[derive(Clone, Debug)]
 pub struct Engine {
     journal: Arc<dyn Journal>,
+    lease: Option<Arc<dyn Lease>>,
+    ledger: Option<Arc<dyn Ledger>>,
     clock: Arc<dyn Clock>,
     concurrency: usize,
     backoff: ExponentialBuilder,
@@ -49,6 +53,8 @@ impl Engine {
     pub fn new(journal: Arc<dyn Journal>) -> Self {
         Self {
             journal,
+            lease: None,
+            ledger: None,
             clock: Arc::new(SystemClock),
             concurrency: 8,
             backoff: ExponentialBuilder::default()
@@ -63,6 +69,22 @@ impl Engine {
     #[must_use]
     pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
+        self
+    }
+
+    /// Takes a lease of every component that a run is to change, for as long as it goes on. Without, nothing
+    /// but the journal and the precondition of each write keeps two runs apart.
+    #[must_use]
+    pub fn with_lease(mut self, lease: Arc<dyn Lease>) -> Self {
+        self.lease = Some(lease);
+        self
+    }
+
+    /// Notes in `ledger` what each rollback left and put in place. A ledger that cannot be written does not
+    /// fail a run: the report warns of it.
+    #[must_use]
+    pub fn with_ledger(mut self, ledger: Arc<dyn Ledger>) -> Self {
+        self.ledger = Some(ledger);
         self
     }
 
@@ -90,8 +112,8 @@ impl Engine {
     ///
     /// # Errors
     /// Only when nothing was begun: `InvalidConfig` for a component that was not given, `Refused` when
-    /// one lives in another realm than planned, or what the journal says to the start of the run. From
-    /// then on every failure is part of the report.
+    /// one lives in another realm than planned or is held by another run, or what the journal says to the
+    /// start of the run. From then on every failure is part of the report.
     pub async fn execute(
         &self,
         plan: &Plan,
@@ -107,8 +129,8 @@ impl Engine {
     ///
     /// # Errors
     /// Only when nothing was done: `NotFound` for an unknown run, `Refused` when it has ended, when another
-    /// process executes it, or when a component lives in another realm, `InvalidConfig` for a component that
-    /// was not given.
+    /// process executes it, when a component lives in another realm or is held by another run, `InvalidConfig`
+    /// for a component that was not given.
     pub async fn resume(
         &self,
         run: RunId,
@@ -125,6 +147,18 @@ impl Engine {
     pub async fn abandon(&self, run: RunId, reason: &str) -> Result<RunReport> {
         recover::abandon(self, run, reason).await
     }
+
+    /// Removes from the journal what is not to be kept any more; answers how many runs that were.
+    ///
+    /// # Errors
+    /// As [`Journal::runs`] and [`Journal::forget`].
+    pub async fn prune(&self, kept: Retention) -> Result<usize> {
+        let expired = kept.expired(&self.journal.runs().await?, self.clock.now());
+        if !expired.is_empty() {
+            self.journal.forget(&expired).await?;
+        }
+        Ok(expired.len())
+    }
 }
 
 /// How a run is to go.
@@ -140,6 +174,9 @@ pub struct RunOptions {
     pub settings: RunSettings,
     /// Where its components are found again, for whoever resumes it. Default: nowhere.
     pub locators: Vec<Locator>,
+    /// Why leases that others hold, or that cannot be asked for, are not respected: on record in the journal.
+    /// Default: they are respected.
+    pub break_lease: Option<String>,
     /// Stops the run before its next write.
     pub cancellation: CancellationToken,
     /// Where to tell what happens, as it happens.
@@ -159,6 +196,7 @@ impl RunOptions {
                 apply_timeout: Duration::from_secs(300),
             },
             locators: Vec::new(),
+            break_lease: None,
             cancellation: CancellationToken::new(),
             progress: None,
         }

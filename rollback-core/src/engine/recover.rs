@@ -1,6 +1,7 @@
 //! Going on with a run that another process began, or closing it.
 
 use super::execute::{Run, check_realms};
+use super::holds::Holds;
 use super::{Engine, RunOptions, RunReport};
 use crate::{Components, Entry, Error, ErrorKind, Event, Outcome, Result, RunId, RunState};
 
@@ -26,9 +27,10 @@ pub(super) async fn resume(
     check_realms(&state.plan, components).await?;
     let actor = options.actor.clone();
     let settings = state.settings.clone();
-    let run = Run::new(engine, components, RunOptions { run, settings, ..options }, state);
-    run.record(Event::RunResumed { actor }).await?;
-    Ok(run.report().await)
+    let options = RunOptions { run, settings, ..options };
+    let holds = Holds::take(engine, &state.plan, &options).await?;
+    let run = Run::new(engine, components, options, state, holds);
+    Ok(run.report(Some(Event::RunResumed { actor })).await)
 }
 
 pub(super) async fn abandon(engine: &Engine, run: RunId, reason: &str) -> Result<RunReport> {

@@ -1,8 +1,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ChangeKind, ComponentId, ErrorReport, Fingerprint, Outcome, Plan, RunId, RunState, StepId, StepOutcome,
-    Timestamp,
+    BrokenLease, ChangeKind, ComponentId, ErrorReport, Fingerprint, Outcome, Plan, RunId, RunState, StepId,
+    StepOutcome, Timestamp,
 };
 
 /// How a run went, as its journal tells it.
@@ -27,6 +27,12 @@ pub struct RunReport {
     pub steps: Vec<StepReport>,
     /// What stopped the run itself, such as a journal that cannot be written.
     pub error: Option<ErrorReport>,
+    /// The leases that it did not respect.
+    #[serde(default)]
+    pub broken_leases: Vec<BrokenLease>,
+    /// What else went wrong beside the steps, and is not in the journal.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// How a step went.
@@ -70,6 +76,8 @@ impl RunReport {
             finished_at: state.finished_at,
             steps: steps(&state.plan, state),
             error: None,
+            broken_leases: state.broken_leases.clone(),
+            warnings: Vec::new(),
         }
     }
 

@@ -3,14 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use backon::BackoffBuilder;
 use tokio::time::{Instant, timeout_at};
 
 use super::execute::Run;
 use crate::{
     Change, Disposition, Error, ErrorKind, Position, Result, Rollbackable, StepContext, StepEvent, StepId,
-    Verification, VerificationState, WriteGate,
+    Verification, VerificationState,
 };
 
 /// Why a change was not carried out.
@@ -46,7 +45,7 @@ pub(super) async fn apply(
     let mut writes = u32::from(run.step(id).in_flight);
     for attempt in first.. {
         run.record_step(id, intent(attempt)).await.map_err(Failure::Interrupted)?;
-        let cx = context(run, id, attempt, deadline).with_gate(Arc::new(JournalGate(run.health.clone())));
+        let cx = context(run, id, attempt, deadline).with_gate(run.gate());
         let error = match timeout_at(deadline + GRACE, component.apply(&cx, change)).await {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(error)) => error,
@@ -119,8 +118,9 @@ pub(super) async fn verify(
     for attempt in 1.. {
         let cx = context(run, id, attempt, deadline);
         let seen = tokio::select! {
+            biased;
             seen = timeout_at(deadline + GRACE, component.verify(&cx, change)) => seen,
-            () = run.options.cancellation.cancelled() => {
+            () = run.stop.cancelled() => {
                 let message = "stopped while waiting for the change to settle";
                 return Err(Failure::Interrupted(Error::new(ErrorKind::Cancelled, message)));
             }
@@ -166,8 +166,9 @@ pub(super) async fn locate(
     let mut backoff = run.engine.backoff.build();
     loop {
         let located = tokio::select! {
+            biased;
             located = timeout_at(deadline, component.locate(change)) => located,
-            () = run.options.cancellation.cancelled() => {
+            () = run.stop.cancelled() => {
                 return Err(Error::new(ErrorKind::Cancelled, "stopped while locating the component"));
             }
         };
@@ -194,26 +195,11 @@ fn context(run: &Run<'_>, id: &StepId, attempt: u32, deadline: Instant) -> StepC
     let cx = StepContext::new(run.id(), id.clone(), deadline.saturating_duration_since(Instant::now()))
         .with_attempt(attempt)
         .with_clock(run.engine.clock.clone())
-        .with_cancellation(run.options.cancellation.clone())
+        .with_cancellation(run.stop.clone())
         .with_actor(run.options.actor.as_str());
     let Some(sender) = run.options.progress.clone() else { return cx };
     let step = id.clone();
     cx.with_progress(Arc::new(move |text| {
         let _ = sender.send(super::Progress::Note { step: step.clone(), text });
     }))
-}
-
-/// Lets no write pass once the journal has failed: its intent might not be recorded.
-#[derive(Debug)]
-struct JournalGate(Arc<super::execute::Health>);
-
-#[async_trait]
-impl WriteGate for JournalGate {
-    async fn before_write(&self, what: &str) -> Result<()> {
-        if self.0.is_broken() {
-            let message = format!("the journal failed, so this was not begun: {what}");
-            return Err(Error::new(ErrorKind::Journal, message));
-        }
-        Ok(())
-    }
 }

@@ -42,6 +42,8 @@ pub enum Event {
         /// Who or what goes on.
         actor: String,
     },
+    /// A lease was not respected.
+    LeaseBroken(BrokenLease),
     /// Something happened to a step.
     Step {
         /// Which step.
@@ -58,6 +60,17 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
     },
+}
+
+/// A component that a run took although another holder had it, or although nobody could be asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BrokenLease {
+    /// Which component.
+    pub component: ComponentId,
+    /// Who had it, or why that is not known.
+    pub holder: String,
+    /// Why it was taken.
+    pub reason: String,
 }
 
 /// How the steps of a run are carried out, the same after a resume.
@@ -207,6 +220,8 @@ pub struct RunState {
     pub settings: RunSettings,
     /// Where its components are found again.
     pub locators: Vec<Locator>,
+    /// The leases that it did not respect.
+    pub broken_leases: Vec<BrokenLease>,
     /// When it began.
     pub started_at: Timestamp,
     /// When it ended.
@@ -233,6 +248,7 @@ impl RunState {
             reason: reason.clone(),
             settings: settings.clone(),
             locators: locators.clone(),
+            broken_leases: Vec::new(),
             started_at: entry.at,
             finished_at: None,
             outcome: Outcome::Unfinished,
@@ -304,6 +320,7 @@ impl RunState {
         match &entry.event {
             Event::RunStarted { .. } => return Err(illegal("a run starts once")),
             Event::RunResumed { .. } => {}
+            Event::LeaseBroken(broken) => self.broken_leases.push(broken.clone()),
             Event::RunFinished { outcome, .. } => {
                 if !self.may_end(*outcome) {
                     return Err(illegal(&format!(

@@ -4,14 +4,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
-use super::{Claim, Entry, Journal, Outcome, RunState, RunSummary, moved, overlaps};
-use crate::{Error, ErrorKind, Result, RunId};
+use super::{Claim, Entry, Journal, Outcome, RunState, RunSummary, moved, overlaps, unfinished};
+use crate::{ComponentId, Error, ErrorKind, Ledger, Note, Realm, Record, Result, RunId};
 
-/// A journal that lives and dies with the process: for tests, and for when nothing else can be written.
+/// A journal and ledger that live and die with the process: for tests, and for when nothing else can be written.
 #[derive(Default)]
 pub struct MemoryJournal {
     runs: Mutex<BTreeMap<RunId, (Vec<Entry>, RunState)>>,
     claimed: Arc<Mutex<BTreeSet<RunId>>>,
+    known: Mutex<BTreeMap<(Realm, ComponentId), Record>>,
 }
 
 /// A run that is being executed.
@@ -88,5 +89,30 @@ impl Journal for MemoryJournal {
             return Err(Error::new(ErrorKind::Refused, format!("run {run} is being executed already")));
         }
         Ok(Claim::new(Claimed { run, all: self.claimed.clone() }))
+    }
+
+    async fn forget(&self, forgotten: &[RunId]) -> Result<()> {
+        let mut runs = self.lock();
+        let is_open = |run: &&RunId| runs.get(run).is_some_and(|(_, run)| run.outcome == Outcome::Unfinished);
+        if let Some(run) = forgotten.iter().find(is_open) {
+            return Err(unfinished(*run));
+        }
+        runs.retain(|run, _| !forgotten.contains(run));
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Ledger for MemoryJournal {
+    async fn record(&self, realm: &Realm, component: &ComponentId) -> Result<Record> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(known.get(&(realm.clone(), component.clone())).cloned().unwrap_or_default())
+    }
+
+    async fn note(&self, realm: &Realm, component: &ComponentId, notes: Vec<Note>) -> Result<()> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let record = known.entry((realm.clone(), component.clone())).or_default();
+        notes.into_iter().for_each(|note| record.add(note));
+        Ok(())
     }
 }

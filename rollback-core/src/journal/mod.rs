@@ -2,6 +2,7 @@
 
 mod event;
 mod memory;
+mod retention;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
@@ -14,8 +15,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{ComponentId, Error, ErrorKind, Plan, Realm, Result, RunId, Timestamp};
 
-pub use event::{Entry, Event, Locator, Outcome, RunSettings, RunState, StepEvent, StepOutcome, StepState};
+pub use event::{
+    BrokenLease, Entry, Event, Locator, Outcome, RunSettings, RunState, StepEvent, StepOutcome, StepState,
+};
 pub use memory::MemoryJournal;
+pub use retention::Retention;
 #[cfg(feature = "sqlite")]
 pub use sqlite::SqliteJournal;
 
@@ -36,7 +40,8 @@ pub trait Journal: fmt::Debug + Send + Sync {
     /// Records the next entry of a run.
     ///
     /// # Errors
-    /// `Journal` when the event is not legal after those before it, or cannot be recorded.
+    /// `Journal` when the event is not legal after those before it, or cannot be recorded; `LeaseLost` when
+    /// the run was claimed from elsewhere since this journal claimed it.
     async fn append(&self, run: RunId, entry: Entry) -> Result<()>;
 
     /// The entries of a run, in order.
@@ -56,6 +61,12 @@ pub trait Journal: fmt::Debug + Send + Sync {
     /// # Errors
     /// `Refused` while another holder has it.
     async fn claim(&self, run: RunId) -> Result<Claim>;
+
+    /// Removes runs that have ended, with all their entries. One that is not there is none to remove.
+    ///
+    /// # Errors
+    /// `Refused`, with nothing removed, when one of them is unfinished; `Journal` when it cannot be done.
+    async fn forget(&self, runs: &[RunId]) -> Result<()>;
 }
 
 /// The right to execute a run, given back when dropped.
@@ -114,6 +125,10 @@ fn overlaps(run: RunId, component: &ComponentId) -> Error {
     Error::new(ErrorKind::Refused, message).with_component(component).with_hint(format!(
         "finish it with `rollback resume {run}`, or close it with `rollback abandon {run} --reason …`"
     ))
+}
+
+fn unfinished(run: RunId) -> Error {
+    Error::new(ErrorKind::Refused, format!("run {run} is unfinished and cannot be removed"))
 }
 
 const _: Option<&dyn Journal> = None;

@@ -11,6 +11,8 @@ mod attempts;
 mod begin;
 mod failure;
 mod journal;
+mod lease;
+mod ledger;
 mod order;
 mod plan;
 mod recover;

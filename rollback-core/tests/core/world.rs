@@ -157,6 +157,10 @@ impl Journal for Listening {
     async fn claim(&self, run: RunId) -> Result<Claim> {
         self.inner.claim(run).await
     }
+
+    async fn forget(&self, runs: &[RunId]) -> Result<()> {
+        self.inner.forget(runs).await
+    }
 }
 
 /// Notes in which order the engine calls a component.

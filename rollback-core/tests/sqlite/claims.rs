@@ -9,7 +9,7 @@ use std::thread;
 use rollback_core::{ErrorKind, Journal};
 
 use crate::child::Process;
-use crate::world::{Home, block_on, id};
+use crate::world::{Home, block_on, id, start, started};
 
 fn locks(home: &Home) -> PathBuf {
     home.0.path().join("journal.db-locks")
@@ -86,4 +86,19 @@ fn never_do_two_hold_a_run_while_claims_come_and_go() {
         }
     });
     assert!(taken.load(Ordering::SeqCst) > 8);
+}
+
+#[tokio::test]
+async fn whoever_had_a_run_before_records_nothing_more_although_its_lock_was_removed() {
+    let home = Home::new();
+    let (first, second) = (home.open(), home.open());
+    let run = id();
+    let _first = first.claim(run).await.unwrap();
+    first.begin(run, start(&["web"])).await.unwrap();
+    fs::remove_dir_all(locks(&home)).unwrap();
+    let _second = second.claim(run).await.unwrap();
+    let error = first.append(run, started("web", 1)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LeaseLost, "{error:?}");
+    second.append(run, started("web", 1)).await.unwrap();
+    assert_eq!(second.entries(run).await.unwrap().len(), 2);
 }

@@ -15,6 +15,7 @@ mod crash;
 mod engine;
 mod file;
 mod full;
+mod ledger;
 mod model;
 mod refused;
 mod runs;

@@ -41,7 +41,7 @@ async fn a_newer_journal_is_refused_also_once_open() {
     let journal = home.open();
     let run = id();
     journal.begin(run, start(&["a"])).await.unwrap();
-    Connection::open(home.path()).unwrap().pragma_update(None, "user_version", 2).unwrap();
+    Connection::open(home.path()).unwrap().pragma_update(None, "user_version", 9).unwrap();
     let path = home.path();
     assert_told(&journal.append(run, started("a", 1)).await.unwrap_err(), &path, "newer version");
     assert_eq!(journal.entries(run).await.unwrap().len(), 1);

@@ -1,4 +1,4 @@
-//! A journal in a file, for one machine.
+//! A journal and ledger in a file, for one machine.
 
 mod claims;
 mod fault;
@@ -15,12 +15,12 @@ use async_trait::async_trait;
 use tokio::sync::oneshot;
 
 use self::fault::Broken;
-use self::store::{Store, Write};
+use self::store::{RunEntry, Store, Write};
 use self::writer::Request;
 use super::{Claim, Entry, Journal, RunSummary};
-use crate::{Error, ErrorKind, Result, RunId};
+use crate::{ComponentId, Error, ErrorKind, Ledger, Note, Realm, Record, Result, RunId};
 
-/// A journal in an `SQLite` file, which survives the process and the loss of power.
+/// A journal and ledger in an `SQLite` file, which survives the process and the loss of power.
 ///
 /// Several processes on one machine may have it open: all may read while one carries out a run, a run is
 /// carried out by one of them, and no two runs that touch the same component begin. What waits to be
@@ -87,6 +87,10 @@ impl SqliteJournal {
         self.requests.as_ref().and_then(|requests| requests.send(request(reply)).ok()).ok_or_else(gone)?;
         answer.await.map_err(|_| gone())?
     }
+
+    async fn write(&self, write: Write) -> Result<()> {
+        self.ask(|reply| Request::Write(Box::new(write), reply)).await
+    }
 }
 
 impl fmt::Debug for SqliteJournal {
@@ -108,13 +112,11 @@ impl Drop for SqliteJournal {
 #[async_trait]
 impl Journal for SqliteJournal {
     async fn begin(&self, run: RunId, entry: Entry) -> Result<()> {
-        let write = Write::new(run, true, entry)?;
-        self.ask(|reply| Request::Write(write, reply)).await
+        self.write(Write::Begin(RunEntry::new(run, entry)?)).await
     }
 
     async fn append(&self, run: RunId, entry: Entry) -> Result<()> {
-        let write = Write::new(run, false, entry)?;
-        self.ask(|reply| Request::Write(write, reply)).await
+        self.write(Write::Append(RunEntry::new(run, entry)?)).await
     }
 
     async fn entries(&self, run: RunId) -> Result<Vec<Entry>> {
@@ -126,6 +128,23 @@ impl Journal for SqliteJournal {
     }
 
     async fn claim(&self, run: RunId) -> Result<Claim> {
-        self.ask(|reply| Request::Claim(run, reply)).await
+        let lock = self.ask(|reply| Request::Lock(run, reply)).await?;
+        self.write(Write::Claim(run)).await?;
+        Ok(Claim::new(lock))
+    }
+
+    async fn forget(&self, runs: &[RunId]) -> Result<()> {
+        self.write(Write::Forget(runs.to_vec())).await
+    }
+}
+
+#[async_trait]
+impl Ledger for SqliteJournal {
+    async fn record(&self, realm: &Realm, component: &ComponentId) -> Result<Record> {
+        self.ask(|reply| Request::Ledger(realm.clone(), component.clone(), reply)).await
+    }
+
+    async fn note(&self, realm: &Realm, component: &ComponentId, notes: Vec<Note>) -> Result<()> {
+        self.write(Write::Note(realm.clone(), component.clone(), notes)).await
     }
 }

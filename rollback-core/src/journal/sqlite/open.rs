@@ -1,6 +1,6 @@
 //! The file: where it comes from, and whether it is a journal that this version can continue.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -10,13 +10,15 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use super::fault::Broken;
+use crate::lease::file::create_folder;
 
 /// `rlbk` in ASCII: what tells a journal from other `SQLite` files.
 const APPLICATION: i64 = 0x726c_626b;
 
 /// How to come from each version to the next, from an empty file on. Steps that were released stay as
 /// they are: files in the field have taken them.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE runs (
         run         TEXT NOT NULL PRIMARY KEY,
         outcome     TEXT NOT NULL,
@@ -37,7 +39,17 @@ const MIGRATIONS: &[&str] = &["
         event TEXT    NOT NULL,
         PRIMARY KEY (run, seq)
     ) STRICT;
-"];
+",
+    "
+    ALTER TABLE runs ADD COLUMN claims INTEGER NOT NULL DEFAULT 0;
+    CREATE TABLE ledger (
+        realm     TEXT NOT NULL,
+        component TEXT NOT NULL,
+        record    TEXT NOT NULL,
+        PRIMARY KEY (realm, component)
+    ) STRICT, WITHOUT ROWID;
+",
+];
 
 /// How long to wait while another process writes.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -98,31 +110,6 @@ fn create(path: &Path) -> Result<(), Broken> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error.into()),
         _ => Ok(()),
     }
-}
-
-/// Creates a folder that only this user may enter, with those above it.
-pub(super) fn create_folder(folder: &Path) -> io::Result<()> {
-    let Some(above) = folder.parent() else { return Ok(()) };
-    if folder.is_dir() {
-        return Ok(());
-    }
-    create_folder(above)?;
-    let mut builder = fs::DirBuilder::new();
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    match builder.create(folder) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists || !folder.is_dir() => Err(error),
-        _ => {
-            sync_folder(above);
-            Ok(())
-        }
-    }
-}
-
-/// Makes the names in a folder durable, where the system lets it: `SQLite` does so for its own files.
-fn sync_folder(folder: &Path) {
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    let _ = File::open(folder).and_then(|folder| folder.sync_all());
 }
 
 /// How many migrations the file has taken.

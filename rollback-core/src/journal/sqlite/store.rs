@@ -9,32 +9,46 @@ use serde_json::Value;
 
 use super::fault::{Broken, Fault};
 use super::open;
-use crate::journal::{moved, overlaps};
+use crate::journal::{moved, overlaps, unfinished};
 use crate::{
-    ComponentId, Entry, Error, ErrorKind, Event, Outcome, Realm, Result, RunId, RunState, RunSummary,
+    ComponentId, Entry, Error, ErrorKind, Event, Note, Outcome, Realm, Record, Result, RunId, RunState,
+    RunSummary,
 };
 
-/// An entry to record.
+/// Something to make durable.
 #[derive(Debug)]
-pub(super) struct Write {
-    pub(super) run: RunId,
-    /// Whether it begins the run.
-    pub(super) begins: bool,
+pub(super) enum Write {
+    /// The first entry of a run.
+    Begin(RunEntry),
+    /// A further one.
+    Append(RunEntry),
+    /// That this process executes a run from here on.
+    Claim(RunId),
+    /// Runs that go.
+    Forget(Vec<RunId>),
+    /// What became known of a component.
+    Note(Realm, ComponentId, Vec<Note>),
+}
+
+/// An entry of a run, with its columns.
+#[derive(Debug)]
+pub(super) struct RunEntry {
+    run: RunId,
     entry: Entry,
     at: String,
     event: String,
 }
 
-impl Write {
+impl RunEntry {
     /// Refuses what would not come back as it went: a history that cannot be read helps nobody.
-    pub(super) fn new(run: RunId, begins: bool, entry: Entry) -> Result<Box<Self>> {
+    pub(super) fn new(run: RunId, entry: Entry) -> Result<Self> {
         let unfit = || Error::new(ErrorKind::Journal, "the entry would not come back from JSON as it is");
         let event = serde_json::to_string(&entry.event).map_err(|error| unfit().with_source(error))?;
         let read: Event = serde_json::from_str(&event).map_err(|error| unfit().with_source(error))?;
         if read != entry.event {
             return Err(unfit());
         }
-        Ok(Box::new(Self { run, begins, at: entry.at.to_string(), entry, event }))
+        Ok(Self { run, at: entry.at.to_string(), entry, event })
     }
 }
 
@@ -53,6 +67,8 @@ pub(super) struct Store {
     path: PathBuf,
     identity: Identity,
     known: HashMap<RunId, Known>,
+    /// By which of its claims this process executes a run.
+    claims: HashMap<RunId, i64>,
 }
 
 /// Which file it is, whatever its name.
@@ -74,7 +90,13 @@ fn identity(path: &Path) -> Identity {
 impl Store {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let (connection, path) = open::open(path).map_err(|broken| broken.at(path))?;
-        Ok(Self { identity: identity(&path), connection, path, known: HashMap::new() })
+        Ok(Self {
+            identity: identity(&path),
+            connection,
+            path,
+            known: HashMap::new(),
+            claims: HashMap::new(),
+        })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -127,7 +149,13 @@ impl Store {
     /// Records one, or leaves no trace of it. The outer error is that the whole transaction is lost.
     fn record(&mut self, write: &Write) -> Result<Result<()>, Broken> {
         self.connection.execute_batch("SAVEPOINT entry")?;
-        let recorded = if write.begins { self.begin(write) } else { self.append(write) };
+        let recorded = match write {
+            Write::Begin(entry) => self.begin(entry),
+            Write::Append(entry) => self.append(entry),
+            Write::Claim(run) => self.claim(*run),
+            Write::Forget(runs) => self.forget(runs),
+            Write::Note(realm, component, notes) => self.note(realm, component, notes),
+        };
         let fault = match recorded {
             Ok(()) => {
                 self.connection.execute_batch("RELEASE entry")?;
@@ -136,7 +164,7 @@ impl Store {
             Err(fault) => fault,
         };
         if let Fault::Broken(broken) = &fault {
-            self.known.remove(&write.run);
+            self.known.clear();
             if self.connection.is_autocommit() {
                 return Err(broken.clone());
             }
@@ -145,7 +173,7 @@ impl Store {
         Ok(Err(fault.at(&self.path)))
     }
 
-    fn begin(&mut self, write: &Write) -> Result<(), Fault> {
+    fn begin(&mut self, write: &RunEntry) -> Result<(), Fault> {
         let run = write.run;
         let state = RunState::begin(&write.entry)?;
         if self.last(run)?.is_some() {
@@ -172,9 +200,15 @@ impl Store {
         Ok(())
     }
 
-    fn append(&mut self, write: &Write) -> Result<(), Fault> {
+    fn append(&mut self, write: &RunEntry) -> Result<(), Fault> {
         let run = write.run;
         let last = self.last(run)?.ok_or_else(|| unknown(run))?;
+        let claims = "SELECT claims FROM runs WHERE run = ?1";
+        let claims: i64 = self.connection.query_row(claims, [run.to_string()], |row| row.get(0))?;
+        if claims > self.claims.get(&run).copied().unwrap_or_default() {
+            let message = format!("run {run} was taken over by another process");
+            return Err(Error::new(ErrorKind::LeaseLost, message).into());
+        }
         // Another process may have gone on with it.
         let mut known = match self.known.remove(&run) {
             Some(known) if known.last == last => known,
@@ -203,12 +237,56 @@ impl Store {
         }
     }
 
-    fn insert(&self, write: &Write, seq: i64) -> Result<(), Fault> {
+    fn insert(&self, write: &RunEntry, seq: i64) -> Result<(), Fault> {
         self.connection.execute(
             "INSERT INTO entries (run, seq, at, event) VALUES (?1, ?2, ?3, ?4)",
             params![write.run.to_string(), seq, write.at, write.event],
         )?;
         Ok(())
+    }
+
+    /// Counts the claim, so that whoever had the run before is told when it goes on. A run that has not begun
+    /// had nobody.
+    fn claim(&mut self, run: RunId) -> Result<(), Fault> {
+        let count = "UPDATE runs SET claims = claims + 1 WHERE run = ?1 RETURNING claims";
+        let claims = self.connection.query_row(count, [run.to_string()], |row| row.get(0)).optional()?;
+        self.claims.insert(run, claims.unwrap_or_default());
+        Ok(())
+    }
+
+    fn forget(&mut self, runs: &[RunId]) -> Result<(), Fault> {
+        for run in runs {
+            let name = run.to_string();
+            let outcome = "SELECT outcome FROM runs WHERE run = ?1";
+            let outcome =
+                self.connection.query_row(outcome, [&name], |row| row.get::<_, String>(0)).optional()?;
+            if outcome == Some(word(Outcome::Unfinished)?) {
+                return Err(unfinished(*run).into());
+            }
+            for table in ["entries", "components", "runs"] {
+                self.connection.execute(&format!("DELETE FROM {table} WHERE run = ?1"), [&name])?;
+            }
+            self.claims.remove(run);
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, realm: &Realm, component: &ComponentId, notes: &[Note]) -> Result<(), Fault> {
+        let mut record = self.ledger(realm, component)?;
+        notes.iter().cloned().for_each(|note| record.add(note));
+        self.connection.execute(
+            "INSERT OR REPLACE INTO ledger (realm, component, record) VALUES (?1, ?2, ?3)",
+            params![realm.as_str(), json(component)?, json(&record)?],
+        )?;
+        Ok(())
+    }
+
+    /// What is known of a component.
+    pub(super) fn ledger(&self, realm: &Realm, component: &ComponentId) -> Result<Record, Fault> {
+        let record = "SELECT record FROM ledger WHERE realm = ?1 AND component = ?2";
+        let keys = params![realm.as_str(), json(component)?];
+        let text = self.connection.query_row(record, keys, |row| row.get::<_, String>(0)).optional()?;
+        text.map_or_else(|| Ok(Record::default()), |text| serde_json::from_str(&text).map_err(damaged))
     }
 
     fn last(&self, run: RunId) -> Result<Option<i64>, Fault> {
@@ -294,9 +372,9 @@ fn damaged(error: impl fmt::Display) -> Fault {
     Fault::Broken(Broken::Damaged(error.to_string()))
 }
 
-/// The component as JSON text.
-fn json(component: &ComponentId) -> Result<String> {
-    serde_json::to_string(component).map_err(unwritable)
+/// As JSON text.
+fn json(value: &impl serde::Serialize) -> Result<String> {
+    serde_json::to_string(value).map_err(unwritable)
 }
 
 /// The outcome as the word that it is in JSON.

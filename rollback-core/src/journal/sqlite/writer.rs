@@ -7,7 +7,8 @@ use tokio::sync::oneshot::Sender;
 use super::claims::claim;
 use super::fault::Broken;
 use super::store::{Store, Write};
-use crate::{Claim, Entry, Result, RunId, RunSummary};
+use crate::lease::file::FileLock;
+use crate::{ComponentId, Entry, Realm, Record, Result, RunId, RunSummary};
 
 /// What the thread is asked for. Nobody may be waiting for the answer any more.
 #[derive(Debug)]
@@ -15,7 +16,8 @@ pub(super) enum Request {
     Write(Box<Write>, Sender<Result<()>>),
     Entries(RunId, Sender<Result<Vec<Entry>>>),
     Runs(Sender<Result<Vec<RunSummary>>>),
-    Claim(RunId, Sender<Result<Claim>>),
+    Ledger(Realm, ComponentId, Sender<Result<Record>>),
+    Lock(RunId, Sender<Result<FileLock>>),
 }
 
 /// What has been asked for until now.
@@ -84,7 +86,11 @@ fn serve_other(store: &Store, request: Request) {
         Request::Runs(reply) => {
             let _ = reply.send(store.runs().map_err(|fault| fault.at(store.path())));
         }
-        Request::Claim(run, reply) => {
+        Request::Ledger(realm, component, reply) => {
+            let record = store.ledger(&realm, &component);
+            let _ = reply.send(record.map_err(|fault| fault.at(store.path())));
+        }
+        Request::Lock(run, reply) => {
             let _ = reply.send(claim(store.path(), run).map_err(|fault| fault.at(store.path())));
         }
         Request::Write(..) => {}

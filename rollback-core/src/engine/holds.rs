@@ -1,0 +1,91 @@
+//! The leases of a run.
+
+use std::collections::BTreeSet;
+use std::future::pending;
+
+use futures::future::{join_all, select_all};
+use futures::stream::{self, StreamExt};
+
+use super::{Engine, RunOptions};
+use crate::{BrokenLease, ComponentId, Hold, LeaseRequest, Plan, Realm, Result};
+
+/// How many are asked for at once.
+const CONCURRENCY: usize = 8;
+
+/// What a run holds while it goes on.
+#[derive(Debug, Default)]
+pub(super) struct Holds {
+    held: Vec<Box<dyn Hold>>,
+    /// What was not respected to get there.
+    pub(super) broken: Vec<BrokenLease>,
+}
+
+impl Holds {
+    /// Takes every component that the plan is to change, or none.
+    pub(super) async fn take(engine: &Engine, plan: &Plan, options: &RunOptions) -> Result<Self> {
+        let mut holds = Self::default();
+        let Some(lease) = &engine.lease else { return Ok(holds) };
+        let moving = plan.steps().iter().map(|step| &step.change).filter(|change| !change.is_noop());
+        let moving: BTreeSet<(&Realm, &ComponentId)> =
+            moving.map(|change| (&change.realm, &change.component)).collect();
+        let requests: Vec<_> = moving
+            .into_iter()
+            .map(|(realm, component)| LeaseRequest {
+                realm: realm.clone(),
+                component: component.clone(),
+                run: options.run,
+                actor: options.actor.clone(),
+                break_reason: options.break_lease.clone(),
+            })
+            .collect();
+        let mut asked =
+            stream::iter(requests.iter().map(async |request| (request, lease.acquire(request).await)))
+                .buffered(CONCURRENCY);
+        let mut refused = None;
+        while let Some((request, answer)) = asked.next().await {
+            let holder = match answer {
+                Ok(hold) => {
+                    let broken = hold.broken();
+                    holds.held.push(hold);
+                    broken
+                }
+                Err(error) if options.break_lease.is_some() => {
+                    Some(format!("not known: {}", error.report().message))
+                }
+                Err(error) => {
+                    refused = refused.or(Some(error));
+                    None
+                }
+            };
+            if let (Some(holder), Some(reason)) = (holder, &options.break_lease) {
+                let (component, reason) = (request.component.clone(), reason.clone());
+                holds.broken.push(BrokenLease { component, holder, reason });
+            }
+        }
+        drop(asked);
+        match refused {
+            None => Ok(holds),
+            Some(error) => {
+                holds.release().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether all of them are still held.
+    pub(super) fn check(&self) -> Result<()> {
+        self.held.iter().try_for_each(|hold| hold.check())
+    }
+
+    /// Renews them while it is polled, and ends once one is lost.
+    pub(super) async fn keep(&self) {
+        match self.held.as_slice() {
+            [] => pending().await,
+            held => drop(select_all(held.iter().map(|hold| hold.keep())).await),
+        }
+    }
+
+    pub(super) async fn release(self) {
+        join_all(self.held.iter().map(|hold| hold.release())).await;
+    }
+}
