@@ -5,6 +5,7 @@ mod faults;
 mod fixture;
 mod macros;
 mod memory;
+pub mod sweeps;
 
 pub use faults::{StopAfter, poll_times};
 pub use fixture::{Deployed, Fixture};

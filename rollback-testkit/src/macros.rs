@@ -159,6 +159,61 @@ macro_rules! __conformance_test {
     };
 }
 
+/// Makes one test of each function in [`sweeps`](mod@crate::sweeps) for a [`Fixture`](crate::Fixture) and a
+/// place for [`Journals`](crate::sweeps::Journals).
+///
+/// ```no_run
+/// # use std::sync::Arc;
+/// # use rollback_core::Rollbackable;
+/// # struct Registry;
+/// # #[async_trait::async_trait]
+/// # impl rollback_testkit::Fixture for Registry {
+/// #     async fn new() -> Self { todo!() }
+/// #     async fn component(&self) -> Arc<dyn Rollbackable> { todo!() }
+/// #     fn older(&self) -> rollback_testkit::Deployed { todo!() }
+/// #     async fn observe(&self) -> serde_json::Value { todo!() }
+/// # }
+/// rollback_testkit::sweeps!(Registry, rollback_testkit::sweeps::InMemory);
+/// ```
+///
+/// Arguments for `tokio::test` as in [`conformance!`](crate::conformance!).
+#[macro_export]
+macro_rules! sweeps {
+    ($fixture:ty, $journals:ty $(,)?) => {
+        $crate::sweeps!($fixture, $journals, tokio(flavor = "multi_thread", worker_threads = 2));
+    };
+    ($fixture:ty, $journals:ty, tokio $tokio:tt $(,)?) => {
+        $crate::__sweeps! { [$fixture, $journals] $tokio
+            any_step_repeated_changes_nothing_more
+            any_step_failed_the_policy_decides
+            any_compensation_failed_the_run_is_stuck_there
+            crashed_after_any_entry_of_the_journal_a_run_is_resumed
+            crashed_before_or_after_any_write_a_run_is_resumed
+            the_lease_lost_at_any_moment_the_run_stops_and_can_be_resumed
+            the_response_of_any_write_lost_the_run_completes
+        }
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __sweeps {
+    ($types:tt $tokio:tt $($sweep:ident)*) => {
+        $( $crate::__sweep! { $types $tokio $sweep } )*
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __sweep {
+    ([$fixture:ty, $journals:ty] ($($tokio:tt)*) $sweep:ident) => {
+        #[$crate::tokio::test($($tokio)*)]
+        async fn $sweep() {
+            $crate::within_limit($crate::sweeps::$sweep::<$fixture, $journals>()).await;
+        }
+    };
+}
+
 /// So that a component that hangs fails its test.
 #[doc(hidden)]
 pub async fn within_limit(case: impl Future<Output = ()>) {

@@ -15,6 +15,11 @@ mod in_paused_time {
     rollback_testkit::conformance!(super::memory::Memory, skip {}, tokio(start_paused = true));
 }
 
+mod swept {
+    use rollback_testkit::sweeps::InMemory;
+    rollback_testkit::sweeps!(super::memory::Memory, InMemory, tokio(start_paused = true));
+}
+
 #[test]
 fn the_macro_lists_every_case() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/conformance");

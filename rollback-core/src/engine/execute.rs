@@ -127,7 +127,7 @@ impl<'a> Run<'a> {
         let kept = async {
             self.holds.keep().await;
             self.stop.cancel();
-            std::future::pending().await
+            std::future::pending::<()>().await;
         };
         let done = tokio::select! {
             biased;

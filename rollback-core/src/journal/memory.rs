@@ -112,7 +112,9 @@ impl Ledger for MemoryJournal {
     async fn note(&self, realm: &Realm, component: &ComponentId, notes: Vec<Note>) -> Result<()> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let record = known.entry((realm.clone(), component.clone())).or_default();
-        notes.into_iter().for_each(|note| record.add(note));
+        for note in notes {
+            record.add(note);
+        }
         Ok(())
     }
 }

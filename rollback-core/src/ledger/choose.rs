@@ -209,16 +209,12 @@ impl Choice<'_> {
             notes.insert(0, place(&revision.id));
             return self.prepare(&Target::Revision(revision.id.clone()), notes).await;
         }
-        match self.record.known(fingerprint) {
-            Some(Known { id, snapshot: Some(snapshot), .. }) => {
-                notes.insert(0, place(id));
-                self.prepare_known(snapshot, notes).await
-            }
-            _ => {
-                let message = format!("what was in place at {at} is not kept any more");
-                Err(Error::new(ErrorKind::NotFound, message).with_hint("name a revision with --to-revision"))
-            }
+        if let Some(Known { id, snapshot: Some(snapshot), .. }) = self.record.known(fingerprint) {
+            notes.insert(0, place(id));
+            return self.prepare_known(snapshot, notes).await;
         }
+        let message = format!("what was in place at {at} is not kept any more");
+        Err(Error::new(ErrorKind::NotFound, message).with_hint("name a revision with --to-revision"))
     }
 }
 

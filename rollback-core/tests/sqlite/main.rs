@@ -19,4 +19,5 @@ mod ledger;
 mod model;
 mod refused;
 mod runs;
+mod sweeps;
 mod world;

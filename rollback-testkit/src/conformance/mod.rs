@@ -51,7 +51,7 @@ fn err<T: std::fmt::Debug>(what: &str, result: Result<T>) -> Error {
 }
 
 #[track_caller]
-fn able<T>(ability: &str, answer: Option<T>) -> T {
+pub(crate) fn able<T>(ability: &str, answer: Option<T>) -> T {
     answer.unwrap_or_else(|| {
         panic!("this case needs Fixture::{ability}: implement it, or skip the case with the reason")
     })

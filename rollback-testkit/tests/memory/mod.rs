@@ -1,6 +1,7 @@
 //! A world of one component in memory.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -28,7 +29,10 @@ fn revision(version: u32) -> Value {
 #[async_trait]
 impl Fixture for Memory {
     async fn new() -> Self {
-        let component = MemoryComponent::new(ComponentId::new("memory", None, "web").unwrap());
+        // A plan of several needs them to have names of their own.
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("web-{}", COUNT.fetch_add(1, Ordering::SeqCst));
+        let component = MemoryComponent::new(ComponentId::new("memory", None, &name).unwrap());
         for version in 1..=4 {
             component.deploy(&format!("v{version}"), &revision(version));
         }

@@ -12,7 +12,7 @@ use rollback_core::{
     Access, Change, ComponentId, Error, ErrorKind, Position, Realm, Result, Revision, Rollbackable,
     StepContext, Target, Verification,
 };
-use rollback_testkit::{Deployed, Fixture, MemoryComponent, conformance};
+use rollback_testkit::{Deployed, Fixture, MemoryComponent, conformance, sweeps};
 use serde_json::{Value, json};
 
 use crate::memory::Memory;
@@ -262,6 +262,29 @@ found_out! {
         RESETS_WHAT_IS_NOT_ITS_OWN by an_edit_of_anything_else_is_no_conflict, "should have survived";
     a_state_that_nothing_explains:
         LEAVES_A_MARK_WHEN_DROPPED by dropped_at_any_await_apply_finishes, "dropped at await";
+}
+
+macro_rules! found_out_by_sweeping {
+    ($($test:ident: $how:ident by $sweep:ident, $why:literal;)*) => { $(
+        #[tokio::test(start_paused = true)]
+        async fn $test() {
+            let why = why_it_fails(sweeps::$sweep::<Broken<$how>, sweeps::InMemory>()).await;
+            assert!(why.contains($why), "{why}");
+        }
+    )* };
+}
+
+found_out_by_sweeping! {
+    a_step_that_repeats_its_writes:
+        WRITES_AT_THE_TARGET by any_step_repeated_changes_nothing_more, "once and repeated";
+    a_crash_that_cannot_be_gone_on_from:
+        CANNOT_GO_ON_HALF_WAY by crashed_before_or_after_any_write_a_run_is_resumed, "resumed after";
+    a_crash_after_which_everything_is_written_again:
+        WRITES_AT_THE_TARGET by crashed_before_or_after_any_write_a_run_is_resumed, "writes, point";
+    a_lost_write_taken_for_none:
+        IS_SURE_OF_A_LOST_WRITE by the_response_of_any_write_lost_the_run_completes, "Halted";
+    a_sweep_that_meets_no_write:
+        ANNOUNCES_NOTHING by the_response_of_any_write_lost_the_run_completes, "no point to be met";
 }
 
 /// A fixture that can do nothing but what it must.

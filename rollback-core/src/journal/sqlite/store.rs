@@ -273,7 +273,9 @@ impl Store {
 
     fn note(&mut self, realm: &Realm, component: &ComponentId, notes: &[Note]) -> Result<(), Fault> {
         let mut record = self.ledger(realm, component)?;
-        notes.iter().cloned().for_each(|note| record.add(note));
+        for note in notes {
+            record.add(note.clone());
+        }
         self.connection.execute(
             "INSERT OR REPLACE INTO ledger (realm, component, record) VALUES (?1, ?2, ?3)",
             params![realm.as_str(), json(component)?, json(&record)?],
