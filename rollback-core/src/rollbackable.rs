@@ -29,9 +29,13 @@ use crate::{
 /// and again after a failure, a crash or a lost response.
 ///
 /// # What every implementation must hold
-/// The conformance suite of `rollback-testkit` tests all of it: reads never write; every write is
+/// The conformance suite of `rollback-testkit` tests all of this: reads never write; every write is
 /// announced by [`StepContext::before_write`]; dropping any future at any await leaves a state that
 /// [`locate`](Self::locate) explains.
+///
+/// What `locate`, `apply` and `verify` decide on is read from the system itself, never from a cache or a replica
+/// that lags behind: a state of before the change would be taken for the way back. A list for planning may be
+/// old, because the write's precondition finds that.
 #[cfg_attr(feature = "mock", mockall::automock)]
 #[async_trait]
 pub trait Rollbackable: fmt::Debug + Send + Sync {

@@ -404,6 +404,10 @@ impl<'a> Run<'a> {
             let change = change.reversed();
             let intent = |attempt| StepEvent::CompensationStarted { attempt };
             let mut done = step::apply(self, id, component, &change, 1, intent).await.map(|()| None);
+            if done.is_ok() && self.step(id).in_doubt {
+                self.note(id, "waiting until no write that was not answered can take effect any more".into());
+                done = step::wait_out(self, id, component, &change, intent).await.map(|()| None);
+            }
             if done.is_ok() {
                 self.note_in_ledger(id, &change, |_| vec![Fact::InPlace { snapshot: change.to.clone() }])
                     .await;

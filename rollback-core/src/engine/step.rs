@@ -41,8 +41,10 @@ pub(super) async fn apply(
 ) -> Result<(), Failure> {
     let deadline = Instant::now() + run.options.settings.apply_timeout;
     let mut backoff = run.engine.backoff.build();
-    // An intent without an end may have had its effect.
-    let mut writes = u32::from(run.step(id).in_flight);
+    // An intent without an end, like a request without an answer, may have its effect at any time, also after a
+    // look that did not find it.
+    let mut uncertain = run.step(id).in_flight;
+    let mut writes = 0;
     for attempt in first.. {
         run.record_step(id, intent(attempt)).await.map_err(Failure::Interrupted)?;
         let cx = context(run, id, attempt, deadline).with_gate(run.gate());
@@ -52,6 +54,7 @@ pub(super) async fn apply(
             Err(_) => Error::new(ErrorKind::Timeout, "applying took too long").indeterminate(),
         };
         writes += cx.writes();
+        uncertain |= error.disposition() == Disposition::Indeterminate;
         let error = error.with_component(&change.component).with_operation("apply");
         if interrupts(&error) {
             return Err(Failure::Interrupted(error));
@@ -79,13 +82,13 @@ pub(super) async fn apply(
                     return Err(Failure::Interrupted(Error::new(ErrorKind::Cancelled, message)));
                 }
             }
-            None if writes == 0 => return Err(Failure::Unchanged(error)),
-            // What was sent and not answered may still take effect after a look.
-            None if error.disposition() == Disposition::Indeterminate => {
+            None if uncertain && error.hint().is_some() => return Err(Failure::Changed(error)),
+            None if uncertain => {
                 return Err(Failure::Changed(error.with_hint(
-                    "whether the last attempt took effect is not certain: look at the component's status",
+                    "whether an attempt took effect is not certain: look at the component's status",
                 )));
             }
+            None if writes == 0 => return Err(Failure::Unchanged(error)),
             None => {
                 return Err(match locate(run, component, change, Instant::now() + GRACE).await {
                     Ok(Position::From) => Failure::Unchanged(error),
@@ -95,6 +98,25 @@ pub(super) async fn apply(
         }
     }
     unreachable!("attempts end by returning")
+}
+
+/// How long a request may be on its way and still take effect; servers give up on one after a minute.
+const REQUEST_LIFETIME: Duration = Duration::from_secs(60);
+
+/// Waits until no write that was sent before can take effect any more, and makes the change once more where one
+/// has.
+pub(super) async fn wait_out(
+    run: &Run<'_>,
+    id: &StepId,
+    component: &Arc<dyn Rollbackable>,
+    change: &Change,
+    intent: impl Fn(u32) -> StepEvent,
+) -> Result<(), Failure> {
+    if !run.pause(REQUEST_LIFETIME).await {
+        let message = "stopped while waiting for what may still take effect";
+        return Err(Failure::Interrupted(Error::new(ErrorKind::Cancelled, message)));
+    }
+    apply(run, id, component, change, 2, intent).await
 }
 
 /// Watches until the change has settled.

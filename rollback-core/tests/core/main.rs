@@ -16,6 +16,7 @@ mod ledger;
 mod order;
 mod plan;
 mod recover;
+mod simulation;
 mod stop;
 mod verify;
 mod world;
