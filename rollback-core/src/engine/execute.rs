@@ -215,7 +215,9 @@ impl<'a> Run<'a> {
         let is_in = |outcome| failed.iter().any(|id| self.outcome(id) == outcome);
         let outcome = if failed.is_empty() {
             if self.plan.is_noop() { Outcome::NothingToDo } else { Outcome::Completed }
-        } else if is_in(StepOutcome::CompensationFailed) || failed.iter().any(|id| self.is_stuck(id)) {
+        } else if is_in(StepOutcome::CompensationFailed)
+            || failed.iter().any(|id| self.is_failed_with(id, Disposition::Stuck))
+        {
             Outcome::Stuck
         } else if self.plan.on_failure() == FailurePolicy::Compensate
             && (self.state().changed() || is_in(StepOutcome::Compensated))
@@ -227,10 +229,10 @@ impl<'a> Run<'a> {
         self.record(Event::RunFinished { outcome, reason: None }).await
     }
 
-    fn is_stuck(&self, id: &StepId) -> bool {
+    fn is_failed_with(&self, id: &StepId, disposition: Disposition) -> bool {
         let state = self.state();
         let error = state.step(id).and_then(|step| step.error.as_ref());
-        error.is_some_and(|error| error.disposition == Disposition::Stuck)
+        error.is_some_and(|error| error.disposition == disposition)
     }
 
     fn steps(&self, wanted: impl Fn(StepOutcome) -> bool) -> Vec<StepId> {
@@ -404,7 +406,7 @@ impl<'a> Run<'a> {
             let change = change.reversed();
             let intent = |attempt| StepEvent::CompensationStarted { attempt };
             let mut done = step::apply(self, id, component, &change, 1, intent).await.map(|()| None);
-            if done.is_ok() && self.step(id).in_doubt {
+            if done.is_ok() && self.is_failed_with(id, Disposition::Indeterminate) {
                 self.note(id, "waiting until no write that was not answered can take effect any more".into());
                 done = step::wait_out(self, id, component, &change, intent).await.map(|()| None);
             }

@@ -82,12 +82,7 @@ pub(super) async fn apply(
                     return Err(Failure::Interrupted(Error::new(ErrorKind::Cancelled, message)));
                 }
             }
-            None if uncertain && error.hint().is_some() => return Err(Failure::Changed(error)),
-            None if uncertain => {
-                return Err(Failure::Changed(error.with_hint(
-                    "whether an attempt took effect is not certain: look at the component's status",
-                )));
-            }
+            None if uncertain => return Err(Failure::Changed(in_doubt(error))),
             None if writes == 0 => return Err(Failure::Unchanged(error)),
             None => {
                 return Err(match locate(run, component, change, Instant::now() + GRACE).await {
@@ -116,7 +111,20 @@ pub(super) async fn wait_out(
         let message = "stopped while waiting for what may still take effect";
         return Err(Failure::Interrupted(Error::new(ErrorKind::Cancelled, message)));
     }
-    apply(run, id, component, change, 2, intent).await
+    match locate(run, component, change, Instant::now() + GRACE).await {
+        Ok(Position::To) => Ok(()),
+        _ => apply(run, id, component, change, 2, intent).await,
+    }
+}
+
+/// The error of a step of which an earlier attempt may have an effect, unless only a human can go on anyway.
+fn in_doubt(error: Error) -> Error {
+    if error.disposition() == Disposition::Stuck {
+        return error;
+    }
+    let hint = "whether an attempt took effect is not certain: look at the component's status";
+    let hint = error.hint().map_or_else(|| hint.to_owned(), |own| format!("{own}; {hint}"));
+    error.indeterminate().with_hint(hint)
 }
 
 /// Watches until the change has settled.

@@ -205,8 +205,6 @@ pub struct StepState {
     pub notes: Vec<String>,
     /// The place of its application among all, for reversing in the opposite order.
     pub(crate) applied: Option<usize>,
-    /// Whether it failed while it was applied: a write that was not answered may still take effect.
-    pub(crate) in_doubt: bool,
 }
 
 /// A run as its journal tells it: the events so far, folded. The only source of what a run did.
@@ -396,7 +394,6 @@ impl StepState {
                 self.error = Some(error.clone());
             }
             StepEvent::Failed { error } => {
-                self.in_doubt = self.outcome == O::Pending;
                 self.outcome = O::Failed;
                 self.changed = true;
                 place(&mut self.applied, order);
