@@ -24,7 +24,7 @@ pub use journal::MockJournal;
 pub use journal::SqliteJournal;
 pub use journal::{
     BrokenLease, Claim, Entry, Event, Journal, Locator, MemoryJournal, Outcome, Retention, RunSettings,
-    RunState, RunSummary, StepEvent, StepOutcome, StepState,
+    RunState, RunSummary, StepEvent, StepOutcome, StepState, overlaps,
 };
 pub use lease::{Hold, Lease, LeaseRequest, LeaseTerm, LocalLease, MemoryLease};
 #[cfg(feature = "mock")]

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::{Change, ComponentId, Error, ErrorKind, Fingerprint, Result};
+use crate::{Change, ComponentId, Error, ErrorKind, Fingerprint, Realm, Result};
 
 /// The name of a step, unique within its plan.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -157,6 +157,12 @@ impl Plan {
     /// The components that it changes, each once.
     pub fn components(&self) -> BTreeSet<&ComponentId> {
         self.steps.iter().map(|step| &step.change.component).collect()
+    }
+
+    /// What it moves: a component is only known together with where it lives.
+    pub fn moves(&self) -> BTreeSet<(Realm, ComponentId)> {
+        let changes = self.steps.iter().map(|step| &step.change);
+        changes.map(|change| (change.realm.clone(), change.component.clone())).collect()
     }
 
     /// The identity of what will be done: realm, component, kind of change, order, failure policy and

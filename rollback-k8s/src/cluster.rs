@@ -197,6 +197,10 @@ impl Cluster {
         self.send(Method::POST, path, Form::Whole, Some(("application/json", body)), what).await
     }
 
+    pub(crate) async fn put(&self, path: &str, body: &Value, what: &str) -> Result<Value> {
+        self.send(Method::PUT, path, Form::Whole, Some(("application/json", body)), what).await
+    }
+
     pub(crate) async fn delete(&self, path: &str, options: &Value, what: &str) -> Result<Value> {
         self.send(Method::DELETE, path, Form::Whole, Some(("application/json", options)), what).await
     }

@@ -6,12 +6,16 @@
 
 mod cluster;
 mod error;
+mod journal;
 mod json;
+mod lease;
 mod ownership;
 mod watch;
 mod workload;
 
 pub use cluster::{Cluster, ConnectOptions};
+pub use journal::{CUSTOM_RESOURCE_DEFINITION, KubernetesJournal};
+pub use lease::KubernetesLease;
 pub use workload::{GitOps, UndoMode, Workload, WorkloadKind, WorkloadOptions};
 
 /// A query value, encoded.

@@ -16,14 +16,14 @@ use crate::undo::{connect, workload};
 
 const PASSWORD: &str = "correct-horse-battery-staple";
 
-trait Shape: Send + Sync + 'static {
+pub(crate) trait Shape: Send + Sync + 'static {
     const KIND: &'static str;
     const WORKLOAD: WorkloadKind;
     /// Whether the newest revision blocks, so that going back takes the deletion of a pod too.
     const STUCK: bool = false;
 }
 
-struct OfDeployment;
+pub(crate) struct OfDeployment;
 struct OfStatefulSet;
 struct OfStuckStatefulSet;
 struct OfDaemonSet;
@@ -49,7 +49,7 @@ impl Shape for OfDaemonSet {
     const WORKLOAD: WorkloadKind = WorkloadKind::DaemonSet;
 }
 
-struct World<S> {
+pub(crate) struct World<S> {
     namespace: Namespace,
     proxy: FaultProxy,
     /// Writes seen before the proxy was told to forget.

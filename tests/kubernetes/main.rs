@@ -12,10 +12,14 @@
 mod api_server;
 mod conformance;
 mod differential;
+mod journal;
+mod lease;
+mod ledger;
 mod plan;
 mod proxy;
 mod rights;
 mod sets;
+mod sweeps;
 mod testbed;
 mod undo;
 mod verify;

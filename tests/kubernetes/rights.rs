@@ -18,7 +18,7 @@ fn rules(role: &str) -> Value {
     documents.find(|document| document["metadata"]["name"] == role).unwrap()["rules"].clone()
 }
 
-async fn user_with(namespace: &Namespace, roles: &[&str]) -> RestrictedUser {
+pub(crate) async fn user_with(namespace: &Namespace, roles: &[&str]) -> RestrictedUser {
     let user = Testbed::shared().await.user().await;
     let all: Vec<Value> = roles.iter().flat_map(|role| rules(role).as_array().unwrap().clone()).collect();
     user.allow(namespace, &json!(all)).await;

@@ -1,13 +1,13 @@
 //! The leases of a run.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::future::pending;
 
 use futures::future::{join_all, select_all};
 use futures::stream::{self, StreamExt};
 
 use super::{Engine, RunOptions};
-use crate::{BrokenLease, ComponentId, Hold, LeaseRequest, Plan, Realm, Result};
+use crate::{BrokenLease, ComponentId, Hold, LeaseRequest, Plan, Realm, Result, StepId};
 
 /// How many are asked for at once.
 const CONCURRENCY: usize = 8;
@@ -25,17 +25,19 @@ impl Holds {
     pub(super) async fn take(engine: &Engine, plan: &Plan, options: &RunOptions) -> Result<Self> {
         let mut holds = Self::default();
         let Some(lease) = &engine.lease else { return Ok(holds) };
-        let moving = plan.steps().iter().map(|step| &step.change).filter(|change| !change.is_noop());
-        let moving: BTreeSet<(&Realm, &ComponentId)> =
-            moving.map(|change| (&change.realm, &change.component)).collect();
+        let moving = plan.steps().iter().filter(|step| !step.change.is_noop());
+        // Of each component the first step, which those who watch are told of.
+        let moving: BTreeMap<(&Realm, &ComponentId), &StepId> =
+            moving.rev().map(|step| ((&step.change.realm, &step.change.component), &step.id)).collect();
         let requests: Vec<_> = moving
             .into_iter()
-            .map(|(realm, component)| LeaseRequest {
+            .map(|((realm, component), step)| LeaseRequest {
                 realm: realm.clone(),
                 component: component.clone(),
                 run: options.run,
                 actor: options.actor.clone(),
                 break_reason: options.break_lease.clone(),
+                waiting: options.progress.clone().map(|sender| super::notes_of(step, sender)),
             })
             .collect();
         let mut asked =

@@ -18,8 +18,8 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Clock, Components, Entry, Journal, Lease, Ledger, Locator, Plan, Result, Retention, RunId, RunSettings,
-    StepId, SystemClock,
+    Clock, Components, Entry, Journal, Lease, Ledger, Locator, Plan, ProgressSink, Result, Retention, RunId,
+    RunSettings, StepId, SystemClock,
 };
 
 pub use report::{RunReport, StepReport};
@@ -215,4 +215,12 @@ pub enum Progress {
         /// What it says.
         text: String,
     },
+}
+
+/// Tells of a step whatever it is told.
+fn notes_of(step: &StepId, sender: UnboundedSender<Progress>) -> ProgressSink {
+    let step = step.clone();
+    Arc::new(move |text| {
+        let _ = sender.send(Progress::Note { step: step.clone(), text });
+    })
 }

@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BrokenLease, ChangeKind, ComponentId, ErrorReport, Fingerprint, Outcome, Plan, RunId, RunState, StepId,
+    BrokenLease, ChangeKind, ComponentId, ErrorReport, Fingerprint, Outcome, RunId, RunState, StepId,
     StepOutcome, Timestamp,
 };
 
@@ -74,7 +74,7 @@ impl RunReport {
             reason: state.reason.clone(),
             started_at: state.started_at,
             finished_at: state.finished_at,
-            steps: steps(&state.plan, state),
+            steps: state.plan.steps().iter().filter_map(|step| StepReport::new(state, &step.id)).collect(),
             error: None,
             broken_leases: state.broken_leases.clone(),
             warnings: Vec::new(),
@@ -87,24 +87,23 @@ impl RunReport {
     }
 }
 
-fn steps(plan: &Plan, state: &RunState) -> Vec<StepReport> {
-    plan.steps()
-        .iter()
-        .filter_map(|step| {
-            let known = state.step(&step.id)?;
-            Some(StepReport {
-                id: step.id.clone(),
-                component: step.change.component.clone(),
-                kind: step.change.kind,
-                from: step.change.from.id.clone(),
-                to: step.change.to.id.clone(),
-                outcome: known.outcome,
-                changed: known.changed || known.in_flight,
-                attempts: known.attempts,
-                message: known.message.clone(),
-                notes: known.notes.clone(),
-                error: known.error.clone(),
-            })
+impl StepReport {
+    /// How a step stands, by the folded history; none where the plan has no such step.
+    pub fn new(state: &RunState, id: &StepId) -> Option<Self> {
+        let step = state.plan.step(id)?;
+        let known = state.step(id)?;
+        Some(Self {
+            id: step.id.clone(),
+            component: step.change.component.clone(),
+            kind: step.change.kind,
+            from: step.change.from.id.clone(),
+            to: step.change.to.id.clone(),
+            outcome: known.outcome,
+            changed: known.changed || known.in_flight,
+            attempts: known.attempts,
+            message: known.message.clone(),
+            notes: known.notes.clone(),
+            error: known.error.clone(),
         })
-        .collect()
+    }
 }

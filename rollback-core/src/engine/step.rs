@@ -227,9 +227,8 @@ fn context(run: &Run<'_>, id: &StepId, attempt: u32, deadline: Instant) -> StepC
         .with_clock(run.engine.clock.clone())
         .with_cancellation(run.stop.clone())
         .with_actor(run.options.actor.as_str());
-    let Some(sender) = run.options.progress.clone() else { return cx };
-    let step = id.clone();
-    cx.with_progress(Arc::new(move |text| {
-        let _ = sender.send(super::Progress::Note { step: step.clone(), text });
-    }))
+    match run.options.progress.clone() {
+        Some(sender) => cx.with_progress(super::notes_of(id, sender)),
+        None => cx,
+    }
 }

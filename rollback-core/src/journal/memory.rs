@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
-use super::{Claim, Entry, Journal, Outcome, RunState, RunSummary, moved, overlaps, unfinished};
+use super::{Claim, Entry, Journal, Outcome, RunState, RunSummary, overlaps, unfinished};
 use crate::{ComponentId, Error, ErrorKind, Ledger, Note, Realm, Record, Result, RunId};
 
 /// A journal and ledger that live and die with the process: for tests, and for when nothing else can be written.
@@ -59,7 +59,7 @@ impl Journal for MemoryJournal {
         }
         let unfinished = runs.iter().filter(|(_, (_, other))| other.outcome == Outcome::Unfinished);
         for (id, (_, other)) in unfinished {
-            if let Some((_, component)) = moved(&other.plan).intersection(&moved(&state.plan)).next() {
+            if let Some((_, component)) = other.plan.moves().intersection(&state.plan.moves()).next() {
                 return Err(overlaps(*id, component));
             }
         }

@@ -6,14 +6,13 @@ mod retention;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
-use std::collections::BTreeSet;
 use std::fmt;
 
 use async_trait::async_trait;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ComponentId, Error, ErrorKind, Plan, Realm, Result, RunId, Timestamp};
+use crate::{ComponentId, Error, ErrorKind, Result, RunId, Timestamp};
 
 pub use event::{
     BrokenLease, Entry, Event, Locator, Outcome, RunSettings, RunState, StepEvent, StepOutcome, StepState,
@@ -37,7 +36,7 @@ pub trait Journal: fmt::Debug + Send + Sync {
     /// when the entry is no start or cannot be recorded.
     async fn begin(&self, run: RunId, entry: Entry) -> Result<()>;
 
-    /// Records the next entry of a run.
+    /// Records the next entry of a run, in the process that has claimed it.
     ///
     /// # Errors
     /// `Journal` when the event is not legal after those before it, or cannot be recorded; `LeaseLost` when
@@ -114,13 +113,8 @@ impl RunSummary {
     }
 }
 
-/// What a plan moves: a component is only known together with where it lives.
-fn moved(plan: &Plan) -> BTreeSet<(Realm, ComponentId)> {
-    let changes = plan.steps().iter().map(|step| &step.change);
-    changes.map(|change| (change.realm.clone(), change.component.clone())).collect()
-}
-
-fn overlaps(run: RunId, component: &ComponentId) -> Error {
+/// Why a run may not begin: the answer of a [`Journal`] that holds an unfinished run of a component.
+pub fn overlaps(run: RunId, component: &ComponentId) -> Error {
     let message = format!("run {run} touches {component} and is unfinished");
     Error::new(ErrorKind::Refused, message).with_component(component).with_hint(format!(
         "finish it with `rollback resume {run}`, or close it with `rollback abandon {run} --reason …`"

@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use crate::{ComponentId, Error, ErrorKind, Realm, Result, RunId};
+use crate::{ComponentId, Error, ErrorKind, ProgressSink, Realm, Result, RunId};
 
 pub use local::LocalLease;
 pub use memory::MemoryLease;
@@ -54,7 +54,7 @@ pub trait Hold: fmt::Debug + Send + Sync {
 }
 
 /// Who wants what.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct LeaseRequest {
     /// Where the component lives.
     pub realm: Realm,
@@ -66,6 +66,19 @@ pub struct LeaseRequest {
     pub actor: String,
     /// Why the lease of another holder is to be broken; none where it is to be respected.
     pub break_reason: Option<String>,
+    /// Told what the request waits for.
+    pub waiting: Option<ProgressSink>,
+}
+
+impl fmt::Debug for LeaseRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LeaseRequest")
+            .field("component", &self.component)
+            .field("run", &self.run)
+            .field("actor", &self.actor)
+            .field("break_reason", &self.break_reason)
+            .finish_non_exhaustive()
+    }
 }
 
 impl LeaseRequest {

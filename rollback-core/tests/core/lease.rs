@@ -189,6 +189,7 @@ async fn leases_of_one_machine_are_locked_files() {
         run: RunId::random(),
         actor: "me@here".into(),
         break_reason: break_reason.map(Into::into),
+        waiting: None,
     };
     let leases = || LocalLease::new(folder.path().join("leases"));
     let web = request("web", None);

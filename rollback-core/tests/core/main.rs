@@ -13,6 +13,7 @@ mod failure;
 mod journal;
 mod lease;
 mod ledger;
+mod model;
 mod order;
 mod plan;
 mod recover;

@@ -51,7 +51,9 @@ async fn sweep<F: Fixture, J: Journals>(run: impl AsyncFn(&World<F, J>, &Plan, &
         let met = run(&world, &plan, &point).await;
         let when = format!("point {nth}");
         world.assert_older(&when).await;
-        assert_eq!(writes_since(before, world.writes().await), calm, "writes, {when}");
+        // A write of the dead process may have been served and, by some systems, not counted.
+        let writes = writes_since(before, world.writes().await);
+        assert!(writes <= calm, "writes, {when}: {writes:?}, in a calm run {calm:?}");
         world.reset(&plan).await;
         if !met {
             assert!(nth > 0, "there was no point to be met");

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::fault::{Broken, Fault};
 use super::open;
-use crate::journal::{moved, overlaps, unfinished};
+use crate::journal::{overlaps, unfinished};
 use crate::{
     ComponentId, Entry, Error, ErrorKind, Event, Note, Outcome, Realm, Record, Result, RunId, RunState,
     RunSummary,
@@ -179,7 +179,7 @@ impl Store {
         if self.last(run)?.is_some() {
             return Err(Error::new(ErrorKind::Journal, format!("run {run} began already")).into());
         }
-        let moves = moved(&state.plan);
+        let moves = state.plan.moves();
         for (other, theirs) in self.unfinished()? {
             if let Some((_, component)) = theirs.intersection(&moves).next() {
                 return Err(overlaps(other, component).into());
