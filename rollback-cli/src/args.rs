@@ -8,11 +8,11 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use jiff::fmt::friendly::SpanParser;
-use rollback_core::{Error, ErrorKind};
+use rollback_core::{Error, ErrorKind, Timestamp};
 
 use crate::exit::Failure;
 
-pub(crate) use choices::{Compat, DryRun, Format, GitOps, OnFailure};
+pub(crate) use choices::{Compat, DryRun, Format, GitOps, GoodOrBad, OnFailure};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -63,10 +63,11 @@ pub(crate) struct Global {
     #[arg(
         long,
         global = true,
-        value_name = "PATH|memory",
+        value_name = "PATH|kubernetes|memory",
         help_heading = "Connection and output",
-        help = "Where runs are kept: a file, or `memory` for nowhere, and every event is printed on stderr \
-                [default: $ROLLBACK_JOURNAL, else rollback/rollback.db in $XDG_STATE_HOME or ~/.local/state]"
+        help = "Where runs and marks are kept: a file, `kubernetes:NAMESPACE` for the cluster, or `memory` for \
+                nowhere, and every event is printed on stderr [default: $ROLLBACK_JOURNAL, else \
+                rollback/rollback.db in $XDG_STATE_HOME or ~/.local/state]"
     )]
     pub(crate) journal: Option<PathBuf>,
     /// No progress on stderr
@@ -125,6 +126,20 @@ pub(crate) enum Command {
     #[command(after_help = "Example:
   rollback abandon 0199f3c2-6e0f-7a41-9d53-0c5f0f6f4d11 --reason 'mended by hand'")]
     Abandon(AbandonArgs),
+    /// Marks a revision good or bad: --last-good returns to the newest good one, and none returns to a bad one
+    #[command(after_help = "Examples:
+  rollback mark deployment/web -n shop --revision 7 good
+  rollback mark deployment/web -n shop --revision 8 bad --reason 'leaks memory'")]
+    Mark(MarkArgs),
+    /// Records the revision in place and its whole state, such as at the end of a deployment pipeline: it can be
+    /// returned to also once the cluster has forgotten it
+    #[command(after_help = "Example:
+  rollback record deployment/web -n shop")]
+    Record(RecordArgs),
+    /// Prints what a cluster needs for runs to be kept in it
+    #[command(after_help = "Example:
+  rollback crd | kubectl apply -f -")]
+    Crd,
     /// Prints the completion script of a shell
     #[command(after_help = "Example:
   source <(rollback completions bash)")]
@@ -165,7 +180,7 @@ pub(crate) struct UndoArgs {
         long,
         value_name = "FILE",
         conflicts_with_all =
-            ["components", "to_revision", "compat", "declarative", "gitops", "force", "on_failure"]
+            ["components", "to_revision", "last_good", "as_of", "compat", "declarative", "gitops", "force", "on_failure"]
     )]
     pub(crate) plan: Option<PathBuf>,
     /// Stop after the server accepted a dry run; nothing is changed
@@ -173,9 +188,40 @@ pub(crate) struct UndoArgs {
     pub(crate) dry_run: Option<DryRun>,
     #[command(flatten)]
     pub(crate) run: RunArgs,
+    #[command(flatten)]
+    pub(crate) why: WhyArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WhyArgs {
     /// Why, for the record
     #[arg(long, value_name = "TEXT")]
     pub(crate) reason: Option<String>,
+    /// Go on although another run holds the component, or nobody can tell who does; put on record with the reason
+    #[arg(long, requires = "reason")]
+    pub(crate) break_lease: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MarkArgs {
+    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db or ds/agent
+    #[arg(value_name = "COMPONENT")]
+    pub(crate) component: String,
+    /// Which revision, as `rollback history` lists it
+    #[arg(long, value_name = "R")]
+    pub(crate) revision: String,
+    /// What it is
+    pub(crate) mark: GoodOrBad,
+    /// Why, for the record
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RecordArgs {
+    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db or ds/agent
+    #[arg(value_name = "COMPONENT", required = true, num_args = 1..=2)]
+    pub(crate) component: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -183,10 +229,16 @@ pub(crate) struct TargetArgs {
     /// Return to revision R; 0 is the previous one. With several components: NAME=R, may be repeated
     #[arg(long, value_name = "[NAME=]R", allow_negative_numbers = true)]
     pub(crate) to_revision: Vec<String>,
+    /// Return to the newest revision marked good that is not in place
+    #[arg(long, conflicts_with = "to_revision")]
+    pub(crate) last_good: bool,
+    /// Return to what was in place at this time, such as 2026-11-23T03:00:00Z
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["to_revision", "last_good"])]
+    pub(crate) as_of: Option<Timestamp>,
     /// What to do once a component has failed
     #[arg(long, value_name = "POLICY", default_value = "halt")]
     pub(crate) on_failure: OnFailure,
-    /// Go on past a refusal that names this option, such as a missing ConfigMap
+    /// Go on past a refusal that names this option, such as a revision marked bad or a missing ConfigMap
     #[arg(long)]
     pub(crate) force: bool,
     /// What to do with an object that Argo CD, Flux or the like would take back
@@ -250,6 +302,8 @@ pub(crate) struct ResumeArgs {
     /// The id of the run; its beginning or its end will do [default: the only unfinished one]
     #[arg(value_name = "RUN")]
     pub(crate) run: Option<String>,
+    #[command(flatten)]
+    pub(crate) why: WhyArgs,
 }
 
 #[derive(Debug, Args)]
@@ -275,9 +329,8 @@ pub(crate) struct RevertArgs {
     pub(crate) dry_run: Option<DryRun>,
     #[command(flatten)]
     pub(crate) run: RunArgs,
-    /// Why, for the record
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) reason: Option<String>,
+    #[command(flatten)]
+    pub(crate) why: WhyArgs,
 }
 
 /// The longest time that may be asked for; beyond, somebody mistyped.

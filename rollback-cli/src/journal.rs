@@ -5,22 +5,29 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rollback_core::{
-    Error, ErrorKind, Journal, MemoryJournal, Outcome, Rollbackable as _, RunId, RunState, RunSummary,
-    SqliteJournal, Step,
+    Error, ErrorKind, Journal, Ledger, MemoryJournal, Outcome, Rollbackable as _, RunId, RunState,
+    RunSummary, SqliteJournal, Step,
 };
-use rollback_k8s::Workload;
+use rollback_k8s::{KubernetesJournal, Workload};
 
 use crate::commands::Way;
 use crate::exit::Failure;
+use crate::output;
 use crate::session::{self, App};
 
 const ELSEWHERE: &str = "record elsewhere with `--journal PATH`, or nowhere with `--journal memory`";
 
-/// The journal that a command uses.
+/// Where a journal in the cluster is, unless another namespace is named.
+const NAMESPACE: &str = "rollback-system";
+
+/// The journal and ledger that a command uses.
 pub(crate) struct Kept {
     pub(crate) journal: Arc<dyn Journal>,
-    /// Whether it outlives the process.
+    pub(crate) ledger: Arc<dyn Ledger>,
+    /// Whether they outlive the process.
     pub(crate) durable: bool,
+    /// Where they are, where that is not what the command was told.
+    pub(crate) instead: Option<PathBuf>,
 }
 
 /// Where runs are to be kept.
@@ -28,20 +35,37 @@ pub(crate) struct Kept {
 enum Where {
     Nowhere,
     File(PathBuf),
+    /// In this namespace of the cluster.
+    Cluster(String),
 }
 
-/// The journal for a run that is about to begin.
-pub(crate) fn open(app: &App) -> Result<Kept, Failure> {
+/// The journal for a run that is about to begin. What cannot be kept in the cluster is kept on this machine: an
+/// emergency is no time to refuse.
+pub(crate) async fn open(app: &App) -> Result<Kept, Failure> {
     match find_out(app)? {
         Where::Nowhere => Ok(Kept::nowhere()),
         Where::File(path) => at(&path),
+        Where::Cluster(namespace) => {
+            let failure = match in_cluster(app, &namespace).await {
+                Ok(kept) => return Ok(kept),
+                Err(failure) => failure,
+            };
+            let Some(Where::File(path)) = by_default() else { return Err(failure) };
+            output::say(&format!(
+                "warning: this run is kept in {} on this machine: {}",
+                path.display(),
+                output::told(&failure.error.report().message)
+            ));
+            Ok(Kept { instead: Some(path.clone()), ..at(&path)? })
+        }
     }
 }
 
 /// The journal of runs that were: one that is not there yet holds none, and is not made.
-pub(crate) fn existing(app: &App) -> Result<Kept, Failure> {
+pub(crate) async fn existing(app: &App) -> Result<Kept, Failure> {
     match find_out(app)? {
         Where::Nowhere => Err(session::usage("a journal in memory holds no run of another command")),
+        Where::Cluster(namespace) => in_cluster(app, &namespace).await,
         // What cannot even be looked for is told by the attempt to open it.
         Where::File(path) if path.try_exists().unwrap_or(true) => at(&path),
         Where::File(path) if app.global.journal.is_some() => {
@@ -51,32 +75,80 @@ pub(crate) fn existing(app: &App) -> Result<Kept, Failure> {
     }
 }
 
+/// What is known of components, for a command that only reads: as far as there is a ledger.
+pub(crate) async fn known(app: &App) -> Result<Kept, Failure> {
+    match find_out(app)? {
+        Where::File(path) if !path.try_exists().unwrap_or(true) => Ok(Kept::nowhere()),
+        Where::Nowhere => Ok(Kept::nowhere()),
+        _ => existing(app).await,
+    }
+}
+
+/// Where marks are kept for longer than this command.
+pub(crate) async fn lasting(app: &App) -> Result<Kept, Failure> {
+    match find_out(app)? {
+        Where::Nowhere => {
+            Err(session::usage("what is kept in memory is forgotten at once: name a --journal"))
+        }
+        Where::File(path) => at(&path),
+        Where::Cluster(namespace) => in_cluster(app, &namespace).await,
+    }
+}
+
+async fn in_cluster(app: &App, namespace: &str) -> Result<Kept, Failure> {
+    let cluster = app.connect().await?;
+    let mut journal = KubernetesJournal::new(&cluster, namespace, session::actor());
+    if !app.global.quiet {
+        journal = journal.with_waiting(Arc::new(|text| output::say(&output::told(&text))));
+    }
+    app.until_stopped(async { journal.check().await.map_err(unusable) }).await?;
+    let journal = Arc::new(journal);
+    Ok(Kept { journal: journal.clone(), ledger: journal, durable: true, instead: None })
+}
+
 fn find_out(app: &App) -> Result<Where, Failure> {
     let asked = app.global.journal.clone().map(PathBuf::into_os_string);
     let asked = asked.or_else(|| variable("ROLLBACK_JOURNAL"));
-    choose(asked, variable("XDG_STATE_HOME"), std::env::home_dir()).ok_or_else(|| {
+    asked.map(named).or_else(by_default).ok_or_else(|| {
         let error = Error::new(ErrorKind::InvalidConfig, "no folder is known to keep runs in");
         Failure::setup(error.with_hint(ELSEWHERE))
     })
+}
+
+/// The folder for what this user keeps on this machine.
+pub(crate) fn state_folder() -> Option<PathBuf> {
+    folder(variable("XDG_STATE_HOME"), std::env::home_dir())
+}
+
+fn by_default() -> Option<Where> {
+    Some(Where::File(state_folder()?.join("rollback.db")))
 }
 
 fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
-fn choose(asked: Option<OsString>, state: Option<OsString>, home: Option<PathBuf>) -> Option<Where> {
-    if let Some(asked) = asked {
-        return Some(if asked == "memory" { Where::Nowhere } else { Where::File(asked.into()) });
+fn named(asked: OsString) -> Where {
+    match asked.to_str() {
+        Some("memory") => Where::Nowhere,
+        Some("kubernetes") => Where::Cluster(NAMESPACE.to_owned()),
+        text => match text.and_then(|text| text.strip_prefix("kubernetes:")) {
+            Some(namespace) => Where::Cluster(namespace.to_owned()),
+            None => Where::File(asked.into()),
+        },
     }
+}
+
+fn folder(state: Option<OsString>, home: Option<PathBuf>) -> Option<PathBuf> {
     // The XDG specification has relative paths ignored.
     let state = state.map(PathBuf::from).filter(|path| path.is_absolute());
     let state = state.or_else(|| Some(home?.join(".local/state")).filter(|path| path.is_absolute()))?;
-    Some(Where::File(state.join("rollback/rollback.db")))
+    Some(state.join("rollback"))
 }
 
 fn at(path: &Path) -> Result<Kept, Failure> {
-    let journal = SqliteJournal::open(path).map_err(unusable)?;
-    Ok(Kept { journal: Arc::new(journal), durable: true })
+    let journal = Arc::new(SqliteJournal::open(path).map_err(unusable)?);
+    Ok(Kept { journal: journal.clone(), ledger: journal, durable: true, instead: None })
 }
 
 /// A journal that fails before a run began is a matter of set-up.
@@ -103,7 +175,8 @@ pub(crate) fn ended(run: RunId, outcome: Outcome) -> Failure {
 
 impl Kept {
     fn nowhere() -> Self {
-        Self { journal: Arc::new(MemoryJournal::new()), durable: false }
+        let journal = Arc::new(MemoryJournal::new());
+        Self { journal: journal.clone(), ledger: journal, durable: false, instead: None }
     }
 
     /// The run of this id, or of an id that begins or ends so.
@@ -138,7 +211,7 @@ impl Kept {
                 let same =
                     |step: &Step| step.change.component == *workload.id() && step.change.realm == realm;
                 if state.plan.steps().iter().any(same) {
-                    return Err(in_the_way(run, &Way::kept(app)).with_component(workload.id()).into());
+                    return Err(in_the_way(run, &Way::kept(app, self)).with_component(workload.id()).into());
                 }
             }
         }
@@ -186,19 +259,22 @@ mod tests {
     use super::*;
     use crate::testing;
 
-    fn chosen(asked: Option<&str>, state: Option<&str>, home: Option<&str>) -> Option<Where> {
-        choose(asked.map(Into::into), state.map(Into::into), home.map(Into::into))
-    }
-
     #[test]
     fn runs_are_kept_where_asked_else_in_the_state_folder() {
-        let file = |path: &str| Some(Where::File(path.into()));
-        assert_eq!(chosen(Some("j.db"), Some("/s"), Some("/h")), file("j.db"));
-        assert_eq!(chosen(Some("memory"), None, None), Some(Where::Nowhere));
-        assert_eq!(chosen(None, Some("/s"), Some("/h")), file("/s/rollback/rollback.db"));
-        assert_eq!(chosen(None, None, Some("/h")), file("/h/.local/state/rollback/rollback.db"));
-        assert_eq!(chosen(None, Some("s"), Some("/h")), file("/h/.local/state/rollback/rollback.db"));
-        assert_eq!(chosen(None, None, None), None);
+        for (asked, expect) in [
+            ("j.db", Where::File("j.db".into())),
+            ("memory", Where::Nowhere),
+            ("kubernetes", Where::Cluster("rollback-system".into())),
+            ("kubernetes:ops", Where::Cluster("ops".into())),
+        ] {
+            assert_eq!(named(asked.into()), expect);
+        }
+        let kept =
+            |state: Option<&str>, home: Option<&str>| folder(state.map(Into::into), home.map(Into::into));
+        assert_eq!(kept(Some("/s"), Some("/h")), Some("/s/rollback".into()));
+        assert_eq!(kept(None, Some("/h")), Some("/h/.local/state/rollback".into()));
+        assert_eq!(kept(Some("s"), Some("/h")), Some("/h/.local/state/rollback".into()));
+        assert_eq!(kept(None, None), None);
     }
 
     #[test]

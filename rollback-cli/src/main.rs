@@ -5,6 +5,7 @@ mod commands;
 mod exit;
 mod journal;
 mod keep;
+mod lease;
 mod naming;
 mod output;
 mod place;

@@ -90,6 +90,8 @@ pub(crate) fn parse_revisions(values: &[String]) -> Result<Vec<Wanted>> {
         let target = match revision.parse::<i64>() {
             Ok(0) => Target::Previous,
             Ok(number) if number > 0 => Target::Revision(number.to_string()),
+            // As history names one whose number another has by now.
+            _ if is_fingerprint(revision) => Target::Revision(revision.to_owned()),
             _ => {
                 return Err(invalid(format!(
                     "--to-revision {value}: a revision is a number from 1, and 0 the previous one"
@@ -101,8 +103,17 @@ pub(crate) fn parse_revisions(values: &[String]) -> Result<Vec<Wanted>> {
     values.iter().map(read).collect()
 }
 
+fn is_fingerprint(text: &str) -> bool {
+    let digits = text.strip_prefix("sha256:");
+    digits.is_some_and(|digits| digits.len() >= 12 && digits.chars().all(|c| c.is_ascii_hexdigit()))
+}
+
 /// What each component, given by its name as written and its id, returns to.
-pub(crate) fn targets(components: &[(&str, &ComponentId)], wanted: Vec<Wanted>) -> Result<Vec<Target>> {
+pub(crate) fn targets(
+    components: &[(&str, &ComponentId)],
+    wanted: Vec<Wanted>,
+    otherwise: &Target,
+) -> Result<Vec<Target>> {
     let mut targets: Vec<Option<Target>> = vec![None; components.len()];
     for Wanted { written, name, target } in wanted {
         let place = match (&name, components) {
@@ -125,7 +136,7 @@ pub(crate) fn targets(components: &[(&str, &ComponentId)], wanted: Vec<Wanted>) 
             _ => return Err(invalid(format!("--to-revision {written}: given twice for this component"))),
         }
     }
-    Ok(targets.into_iter().map(|target| target.unwrap_or(Target::Previous)).collect())
+    Ok(targets.into_iter().map(|target| target.unwrap_or_else(|| otherwise.clone())).collect())
 }
 
 fn invalid(message: impl Into<String>) -> Error {
@@ -146,7 +157,7 @@ mod tests {
     }
 
     fn revisions(components: &[(&str, &ComponentId)], line: &str) -> Result<Vec<Target>> {
-        targets(components, parse_revisions(&words(line))?)
+        targets(components, parse_revisions(&words(line))?, &Target::Previous)
     }
 
     #[test]
@@ -212,9 +223,13 @@ mod tests {
         assert_eq!(revisions(&one, "").unwrap(), [Target::Previous]);
         assert_eq!(revisions(&one, "0").unwrap(), [Target::Previous]);
         assert_eq!(revisions(&one, "07").unwrap(), [Target::Revision("7".into())]);
-        for bad in ["-1", "x", "1.5", "", "99999999999999999999", "3 4"] {
+        let print = "sha256:0123456789ab";
+        assert_eq!(revisions(&one, print).unwrap(), [Target::Revision(print.into())]);
+        for bad in ["sha256:", "sha256:0123456789ax", "-1", "x", "1.5", "", "99999999999999999999", "3 4"] {
             let given = if bad.is_empty() { vec![String::new()] } else { words(bad) };
-            let error = parse_revisions(&given).and_then(|wanted| targets(&one, wanted)).unwrap_err();
+            let error = parse_revisions(&given)
+                .and_then(|wanted| targets(&one, wanted, &Target::Previous))
+                .unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{bad}");
             assert!(!error.to_string().contains('\n'));
         }

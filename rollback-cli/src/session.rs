@@ -109,6 +109,22 @@ pub(crate) fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
+/// Who acts, for the record.
+pub(crate) fn actor() -> String {
+    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let user = variable("USER").or_else(|| variable("LOGNAME")).or_else(|| variable("USERNAME"));
+    let host = variable("HOSTNAME").or_else(|| std::fs::read_to_string("/proc/sys/kernel/hostname").ok());
+    actor_of(user.as_deref(), host.as_deref())
+}
+
+fn actor_of(user: Option<&str>, host: Option<&str>) -> String {
+    let user = user.unwrap_or("unknown");
+    match host.map(str::trim).filter(|host| !host.is_empty()) {
+        Some(host) => format!("{user}@{host}"),
+        None => user.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,5 +150,11 @@ mod tests {
         assert_eq!(quoted("it's"), r"'it'\''s'");
         assert_eq!(quoted(""), "''");
         assert_eq!(quoted("$(x)"), "'$(x)'");
+    }
+
+    #[test]
+    fn an_actor_is_a_user_at_a_host() {
+        assert_eq!(actor_of(Some("ann"), Some("laptop\n")), "ann@laptop");
+        assert_eq!(actor_of(None, Some("")), "unknown");
     }
 }

@@ -80,5 +80,7 @@ pub(crate) fn report(outcome: Outcome, step: StepOutcome, changed: bool) -> RunR
             error: None,
         }],
         error: None,
+        broken_leases: Vec::new(),
+        warnings: Vec::new(),
     }
 }

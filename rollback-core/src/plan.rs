@@ -144,6 +144,13 @@ impl Plan {
         self.steps.iter().find(|step| step.id == *id)
     }
 
+    /// Adds a warning to every change of a component, which its digest does not cover.
+    pub fn warn(&mut self, component: &ComponentId, warning: &str) {
+        for step in self.steps.iter_mut().filter(|step| step.change.component == *component) {
+            step.change.warnings.push(warning.to_owned());
+        }
+    }
+
     /// What to do once a step has failed.
     pub fn on_failure(&self) -> FailurePolicy {
         self.on_failure

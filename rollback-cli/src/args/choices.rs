@@ -1,7 +1,7 @@
 //! The values that options choose from.
 
 use clap::ValueEnum;
-use rollback_core::FailurePolicy;
+use rollback_core::{FailurePolicy, Mark};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
@@ -51,4 +51,21 @@ pub(crate) enum GitOps {
 pub(crate) enum Compat {
     /// As `kubectl rollout undo`
     Kubectl,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum GoodOrBad {
+    /// It was seen to work
+    Good,
+    /// It is not to be returned to, unless forced
+    Bad,
+}
+
+impl From<GoodOrBad> for Mark {
+    fn from(mark: GoodOrBad) -> Self {
+        match mark {
+            GoodOrBad::Good => Self::Good,
+            GoodOrBad::Bad => Self::Bad,
+        }
+    }
 }

@@ -13,12 +13,12 @@ pub(crate) async fn run(app: &App, args: AbandonArgs) -> Result<Exit, Failure> {
     if args.reason.trim().is_empty() {
         return Err(session::usage("--reason is empty: say why, for the record"));
     }
-    let kept = journal::existing(app)?;
+    let kept = journal::existing(app).await?;
     let (run, state) = kept.find(&args.run).await?;
     let report = Engine::new(kept.journal.clone()).abandon(run, &args.reason).await?;
     if !app.global.quiet {
         output::say(&format!("run {run} is closed as it stands"));
     }
-    carry_out::tell(app, &state.plan, &report, &Way::kept(app));
+    carry_out::tell(app, &state.plan, &report, &Way::kept(app, &kept));
     Ok(Exit::Done)
 }

@@ -8,15 +8,16 @@ use std::time::Duration;
 use dialoguer::Confirm;
 use futures::future::join_all;
 use rollback_core::{
-    ChangeKind, ComponentId, Components, Engine, Error, ErrorKind, Locator, Plan, Rollbackable, RunId,
-    RunOptions, RunReport,
+    ChangeKind, ComponentId, Components, Engine, Error, ErrorKind, Locator, Plan, Retention, Rollbackable,
+    RunId, RunOptions, RunReport,
 };
 use rollback_k8s::{Cluster, Workload};
 
 use super::next::{self, Way};
-use crate::args::{Format, RunArgs};
+use crate::args::{Format, RunArgs, WhyArgs};
 use crate::exit::{Exit, Failure};
 use crate::journal::{self, Kept};
+use crate::lease::Leases;
 use crate::output::progress::{self, Mode};
 use crate::output::{self, json, table};
 use crate::session::{self, App};
@@ -44,6 +45,8 @@ pub(crate) struct How<'a> {
     /// The run that goes on; a new one begins otherwise.
     pub(crate) resumed: Option<RunId>,
     pub(crate) reason: Option<String>,
+    /// Why leases are not respected.
+    pub(crate) break_lease: Option<String>,
     /// What another undo of the same components has to say as well.
     pub(crate) undo_flags: &'static str,
     /// How long making each change may take, where that includes waiting.
@@ -61,10 +64,17 @@ impl<'a> How<'a> {
         Self { resumed: Some(run), ..Self::default() }
     }
 
+    /// For this reason, and past leases where that is asked for.
+    pub(crate) fn because(self, why: WhyArgs) -> Self {
+        let break_lease = why.reason.clone().filter(|_| why.break_lease);
+        Self { reason: why.reason, break_lease, ..self }
+    }
+
     fn options(&self, app: &App, prepared: &Prepared) -> RunOptions {
-        let mut options = RunOptions::by(actor());
+        let mut options = RunOptions::by(session::actor());
         options.run = self.resumed.unwrap_or(options.run);
         options.reason.clone_from(&self.reason);
+        options.break_lease.clone_from(&self.break_lease);
         options.locators.clone_from(&prepared.locators);
         if let Some(run) = self.run {
             options.settings.verify = !run.no_verify;
@@ -114,7 +124,9 @@ pub(crate) async fn go(app: &App, prepared: &Prepared, kept: &Kept, how: How<'_>
     options.progress = Some(sender);
     let components: Components =
         workloads.iter().map(|workload| Arc::new(workload.clone()) as Arc<dyn Rollbackable>).collect();
-    let engine = Engine::new(kept.journal.clone());
+    let engine = Engine::new(kept.journal.clone())
+        .with_ledger(kept.ledger.clone())
+        .with_lease(Arc::new(Leases::new(&prepared.cluster)));
     let work = async {
         match how.resumed {
             Some(run) => engine.resume(run, &components, options).await,
@@ -124,9 +136,12 @@ pub(crate) async fn go(app: &App, prepared: &Prepared, kept: &Kept, how: How<'_>
     let mode = Mode::choose(is_quiet(app, plan), console::user_attended_stderr());
     let (report, ()) = tokio::join!(work, progress::show(events, plan, mode, &app.stop, !kept.durable));
     let report = report.map_err(journal::unusable)?;
-    let way = if kept.durable { Way::kept(app) } else { Way::lost(app, how.undo_flags) };
+    let way = if kept.durable { Way::kept(app, kept) } else { Way::lost(app, how.undo_flags) };
     tell(app, plan, &report, &way);
     announce(prepared, &report).await;
+    if let Err(error) = engine.prune(Retention::default()).await {
+        output::say(&format!("warning: old runs are not removed: {}", output::told(&error.report().message)));
+    }
     Ok(Exit::of_run(&report))
 }
 
@@ -184,6 +199,9 @@ fn question(plan: &Plan) -> String {
 pub(crate) fn tell(app: &App, plan: &Plan, report: &RunReport, way: &Way) {
     let next = next::commands(plan, report, way);
     output::result(app.global.output, &json::run(report, &next), || table::run(plan, report));
+    for warning in &report.warnings {
+        output::say(&format!("warning: {}", output::told(warning)));
+    }
     if app.global.output == Format::Json {
         return;
     }
@@ -210,22 +228,6 @@ async fn announce(prepared: &Prepared, report: &RunReport) {
     }
 }
 
-/// Who acts, for the record.
-fn actor() -> String {
-    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let user = variable("USER").or_else(|| variable("LOGNAME")).or_else(|| variable("USERNAME"));
-    let host = variable("HOSTNAME").or_else(|| std::fs::read_to_string("/proc/sys/kernel/hostname").ok());
-    actor_of(user.as_deref(), host.as_deref())
-}
-
-fn actor_of(user: Option<&str>, host: Option<&str>) -> String {
-    let user = user.unwrap_or("unknown");
-    match host.map(str::trim).filter(|host| !host.is_empty()) {
-        Some(host) => format!("{user}@{host}"),
-        None => user.to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -245,11 +247,5 @@ mod tests {
             question(&testing::plan_of(restart)),
             "Restart deployment/shop/web (2 not ready → replaced)?"
         );
-    }
-
-    #[test]
-    fn an_actor_is_a_user_at_a_host() {
-        assert_eq!(actor_of(Some("ann"), Some("laptop\n")), "ann@laptop");
-        assert_eq!(actor_of(None, Some("")), "unknown");
     }
 }

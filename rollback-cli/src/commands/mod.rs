@@ -3,8 +3,10 @@
 mod abandon;
 mod carry_out;
 mod history;
+mod mark;
 mod next;
 mod plan;
+mod record;
 mod restart;
 mod resume;
 mod revert;
@@ -15,6 +17,7 @@ mod undo;
 
 use clap::CommandFactory as _;
 use clap_complete::Shell;
+use rollback_k8s::CUSTOM_RESOURCE_DEFINITION;
 
 use crate::args::{Cli, Command};
 use crate::exit::{Exit, Failure};
@@ -36,6 +39,12 @@ pub(crate) async fn run(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Show(args) => app.until_stopped(show::run(app, args)).await,
         Command::Resume(args) => resume::run(app, args).await,
         Command::Abandon(args) => abandon::run(app, args).await,
+        Command::Mark(args) => app.until_stopped(mark::run(app, args)).await,
+        Command::Record(args) => app.until_stopped(record::run(app, args)).await,
+        Command::Crd => {
+            output::print(CUSTOM_RESOURCE_DEFINITION);
+            Ok(Exit::Done)
+        }
         Command::Completions { shell } => {
             completions(shell);
             Ok(Exit::Done)

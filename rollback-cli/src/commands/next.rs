@@ -2,6 +2,7 @@
 
 use rollback_core::{Outcome, Plan, RunId, RunReport, StepOutcome, StepReport};
 
+use crate::journal::Kept;
 use crate::session::{self, App};
 
 /// How the next commands reach the same run and the same cluster.
@@ -17,8 +18,9 @@ pub(crate) struct Way {
 
 impl Way {
     /// To a run that a journal keeps.
-    pub(crate) fn kept(app: &App) -> Self {
-        let path = app.global.journal.as_ref().map(|path| path.display().to_string());
+    pub(crate) fn kept(app: &App, kept: &Kept) -> Self {
+        let path = kept.instead.as_ref().or(app.global.journal.as_ref());
+        let path = path.map(|path| path.display().to_string());
         let journal = path.map(|path| format!(" --journal {}", session::quoted(&path))).unwrap_or_default();
         Self { connection: app.connection_flags(), journal: Some(journal), undo: "" }
     }

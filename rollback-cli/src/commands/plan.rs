@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rollback_core::{Planner, Rollbackable};
+use rollback_core::{Planner, Rollbackable, Target};
 use rollback_k8s::{GitOps, UndoMode, Workload, WorkloadOptions};
 
 use super::carry_out::Prepared;
@@ -11,10 +11,11 @@ use crate::exit::{Exit, Failure};
 use crate::journal::Kept;
 use crate::output::{self, json, table};
 use crate::session::{self, App};
-use crate::{keep, naming, place};
+use crate::{journal, keep, lease, naming, place};
 
 pub(crate) async fn run(app: &App, args: PlanArgs) -> Result<Exit, Failure> {
-    let Prepared { plan, .. } = make(app, &args.components, &args.target, None).await?;
+    let kept = journal::known(app).await?;
+    let Prepared { plan, .. } = make(app, &args.components, &args.target, &kept, false).await?;
     if let Some(path) = &args.out {
         keep::write(path, &plan)?;
     }
@@ -34,7 +35,8 @@ pub(crate) async fn make(
     app: &App,
     components: &[String],
     target: &TargetArgs,
-    kept: Option<&Kept>,
+    kept: &Kept,
+    carries_out: bool,
 ) -> Result<Prepared, Failure> {
     let names = app.components(components)?;
     let wanted = naming::parse_revisions(&target.to_revision).map_err(Failure::setup)?;
@@ -50,21 +52,34 @@ pub(crate) async fn make(
     }
     let written: Vec<_> =
         names.iter().zip(&workloads).map(|(name, workload)| (name.written.as_str(), workload.id())).collect();
-    let targets = naming::targets(&written, wanted).map_err(Failure::setup)?;
+    let targets = naming::targets(&written, wanted, &otherwise(target)).map_err(Failure::setup)?;
     if let Some(first) = workloads.first() {
         session::first_contact(first).await?;
     }
-    if let Some(kept) = kept {
+    if carries_out {
         kept.check_free(app, &workloads).await?;
     }
-    let planner = Planner::new().on_failure(target.on_failure.into());
+    let mut planner = Planner::new().on_failure(target.on_failure.into()).forced(target.force);
+    if target.compat.is_none() {
+        planner = planner.with_ledger(kept.ledger.clone());
+    }
     let planner = workloads.iter().zip(targets).fold(planner, |planner, (workload, target)| {
         let component: Arc<dyn Rollbackable> = Arc::new(workload.clone());
         planner.rollback(workload.id().to_string(), component, target, &[])
     });
-    let plan = planner.plan().await?;
+    let mut plan = planner.plan().await?;
+    lease::warn(&cluster, &mut plan).await;
     let locators = place::locators(app, &cluster, &plan, &options)?;
     Ok(Prepared { cluster, workloads, plan, locators })
+}
+
+/// What a component returns to for which no revision is named.
+fn otherwise(target: &TargetArgs) -> Target {
+    match target.as_of {
+        Some(at) => Target::AsOf(at),
+        None if target.last_good => Target::LastGood,
+        None => Target::Previous,
+    }
 }
 
 fn options(target: &TargetArgs) -> WorkloadOptions {

@@ -14,7 +14,7 @@ use crate::{journal, place};
 pub(crate) async fn run(app: &App, args: RestartArgs) -> Result<Exit, Failure> {
     carry_out::refuse_silence(args.run.yes, "restart")?;
     let name = app.component(&args.component)?;
-    let kept = journal::open(app)?;
+    let kept = journal::open(app).await?;
     let scope = if args.all { RestartScope::All } else { RestartScope::Unready };
     let prepared = app
         .until_stopped(async {

@@ -10,7 +10,7 @@ use crate::place;
 use crate::session::App;
 
 pub(crate) async fn run(app: &App, args: ResumeArgs) -> Result<Exit, Failure> {
-    let kept = journal::existing(app)?;
+    let kept = journal::existing(app).await?;
     let (run, prepared) = app
         .until_stopped(async {
             let (run, state) = which(&kept, args.run.as_deref()).await?;
@@ -20,7 +20,7 @@ pub(crate) async fn run(app: &App, args: ResumeArgs) -> Result<Exit, Failure> {
             Ok((run, place::rebuild(app, &state, state.plan.clone()).await?))
         })
         .await?;
-    carry_out::go(app, &prepared, &kept, How::resuming(run)).await
+    carry_out::go(app, &prepared, &kept, How::resuming(run).because(args.why)).await
 }
 
 /// The run that is meant: without a name, the only unfinished one.

@@ -14,12 +14,12 @@ pub(crate) async fn run(app: &App, args: RevertArgs) -> Result<Exit, Failure> {
     if args.dry_run.is_none() {
         carry_out::refuse_silence(args.run.yes, "revert")?;
     }
-    let kept = journal::existing(app)?;
+    let kept = journal::existing(app).await?;
     let prepared = app
         .until_stopped(async {
             let (run, state) = kept.find(&args.id).await?;
             if state.outcome == Outcome::Unfinished {
-                return Err(journal::in_the_way(run, &Way::kept(app)).into());
+                return Err(journal::in_the_way(run, &Way::kept(app, &kept)).into());
             }
             let back = state.reversal()?;
             let back = Plan::new(back.steps().to_vec(), args.on_failure.into())?;
@@ -29,6 +29,6 @@ pub(crate) async fn run(app: &App, args: RevertArgs) -> Result<Exit, Failure> {
     if args.dry_run.is_some() {
         return app.until_stopped(undo::dry_run(app, &prepared)).await;
     }
-    let how = How { reason: args.reason, ..How::of(&args.run) };
+    let how = How::of(&args.run).because(args.why);
     carry_out::run(app, &prepared, &kept, how).await
 }

@@ -8,7 +8,7 @@ use crate::output::{self, json, table};
 use crate::session::App;
 
 pub(crate) async fn run(app: &App) -> Result<Exit, Failure> {
-    let kept = journal::existing(app)?;
+    let kept = journal::existing(app).await?;
     let runs = kept.journal.runs().await?;
     output::result(app.global.output, &json::runs(&runs), || table::runs(&runs, SystemClock.now()));
     Ok(Exit::Done)

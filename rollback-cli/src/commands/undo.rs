@@ -18,23 +18,27 @@ pub(crate) async fn run(app: &App, args: UndoArgs) -> Result<Exit, Failure> {
         carry_out::refuse_silence(args.run.yes, "undo")?;
     }
     // A dry run leaves nothing to be kept; anything else is kept before a server is asked.
-    let journal = if args.dry_run.is_none() { Some(journal::open(app)?) } else { None };
+    let journal =
+        if args.dry_run.is_none() { journal::open(app).await? } else { journal::known(app).await? };
     let prepared = app
         .until_stopped(async {
             match &args.plan {
                 Some(path) => kept(app, path).await,
-                None => super::plan::make(app, &args.components, &args.target, journal.as_ref()).await,
+                None => {
+                    let carries_out = args.dry_run.is_none();
+                    super::plan::make(app, &args.components, &args.target, &journal, carries_out).await
+                }
             }
         })
         .await?;
-    let Some(journal) = journal else {
+    if args.dry_run.is_some() {
         return app.until_stopped(dry_run(app, &prepared)).await;
-    };
+    }
     let undo_flags = match args.target.gitops {
         args::GitOps::Refuse => "",
         args::GitOps::Ignore => " --gitops=ignore",
     };
-    let how = How { reason: args.reason, undo_flags, ..How::of(&args.run) };
+    let how = How { undo_flags, ..How::of(&args.run).because(args.why) };
     carry_out::run(app, &prepared, &journal, how).await
 }
 

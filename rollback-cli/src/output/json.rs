@@ -65,6 +65,8 @@ pub(crate) fn run(report: &RunReport, next: &[String]) -> Value {
         "finishedAt": report.finished_at,
         "steps": report.steps.iter().map(step).collect::<Vec<_>>(),
         "error": report.error.as_ref().map(self::error),
+        "warnings": report.warnings,
+        "brokenLeases": report.broken_leases,
         "next": next,
     })
 }
@@ -188,6 +190,8 @@ mod tests {
                 },
             }],
             "error": null,
+            "warnings": [],
+            "brokenLeases": [],
             "next": ["rollback status deployment/shop/web --watch"],
         });
         assert_eq!(run(&report, &["rollback status deployment/shop/web --watch".into()]), expect);

@@ -49,6 +49,10 @@ pub(crate) fn show(plan: &Plan, report: &RunReport, now: Timestamp) -> String {
         format!("actor    {}", plain(&report.actor)),
     ];
     head.extend(report.reason.iter().map(|reason| format!("reason   {}", plain(reason))));
+    head.extend(report.broken_leases.iter().map(|broken| {
+        let (component, holder) = (&broken.component, plain(&broken.holder));
+        format!("broke    the lease of {component} ({holder}): {}", plain(&broken.reason))
+    }));
     head.push(format!("started  {} ago", age(now.since(report.started_at))));
     head.extend(report.finished_at.map(|at| format!("took     {}", age(at.since(report.started_at)))));
     head.push(format!("plan     {}", report.plan));

@@ -29,7 +29,7 @@ impl Journal {
         command
     }
 
-    async fn call(&self, args: &[&str]) -> Output {
+    pub(crate) async fn call(&self, args: &[&str]) -> Output {
         finish(self.command(Testbed::shared().await.kubeconfig(), args).spawn().unwrap()).await
     }
 

@@ -9,8 +9,11 @@
 )]
 
 mod bad_input;
+mod cluster;
 mod journal;
 mod kills;
+mod leases;
+mod marks;
 mod procedures;
 mod runs;
 

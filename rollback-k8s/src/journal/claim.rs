@@ -45,7 +45,7 @@ pub(super) async fn claim(journal: &KubernetesJournal, run: RunId) -> Result<Cla
         same: None,
         holder: &journal.0.holder,
         break_reason: None,
-        waiting: None,
+        waiting: journal.0.waiting.as_ref(),
     };
     let held = lease::take(&journal.0.cluster, &wanted).await.map_err(unusable)?;
     let lease = Arc::new(held.map_err(|holder| executed(&holder))?);

@@ -12,8 +12,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use rollback_core::{
-    Claim, Disposition, Entry, Error, ErrorKind, Hold, Journal, Outcome, Result, RunId, RunState, RunSummary,
-    overlaps,
+    Claim, Disposition, Entry, Error, ErrorKind, Hold, Journal, Outcome, ProgressSink, Result, RunId,
+    RunState, RunSummary, overlaps,
 };
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -58,6 +58,7 @@ struct Inner {
     cluster: Cluster,
     namespace: String,
     holder: String,
+    waiting: Option<ProgressSink>,
     claims: Mutex<HashMap<RunId, Claimed>>,
 }
 
@@ -92,6 +93,19 @@ impl KubernetesJournal {
             cluster: cluster.clone(),
             namespace: namespace.into(),
             holder: holder.into(),
+            waiting: None,
+            claims: Mutex::default(),
+        }))
+    }
+
+    /// The same journal, which tells what it waits for when a run is claimed.
+    #[must_use]
+    pub fn with_waiting(self, waiting: ProgressSink) -> Self {
+        Self(Arc::new(Inner {
+            cluster: self.0.cluster.clone(),
+            namespace: self.0.namespace.clone(),
+            holder: self.0.holder.clone(),
+            waiting: Some(waiting),
             claims: Mutex::default(),
         }))
     }
