@@ -22,13 +22,11 @@ pub(crate) async fn run(app: &App, args: UndoArgs) -> Result<Exit, Failure> {
         if args.dry_run.is_none() { journal::open(app).await? } else { journal::known(app).await? };
     let prepared = app
         .until_stopped(async {
-            match &args.plan {
-                Some(path) => kept(app, path).await,
-                None => {
-                    let carries_out = args.dry_run.is_none();
-                    super::plan::make(app, &args.components, &args.target, &journal, carries_out).await
-                }
+            if let Some(path) = &args.plan {
+                return kept(app, path).await;
             }
+            let carries_out = args.dry_run.is_none();
+            super::plan::make(app, &args.components, &args.target, &journal, carries_out).await
         })
         .await?;
     if args.dry_run.is_some() {

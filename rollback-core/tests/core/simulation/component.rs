@@ -134,17 +134,16 @@ impl Server {
     /// that it moves from and what the run has written since.
     fn overlaps(&self, change: &Change, run: RunId) -> bool {
         let own = |effect: &Effect| effect.by.as_ref().is_some_and(|(by, _)| *by == run);
-        let since = match change.hint.as_ref().and_then(Value::as_u64) {
-            Some(planned) => usize::try_from(planned).unwrap(),
-            None => {
-                let of_this = |e: &Effect| own(e) && e.sides == Some(sides(change));
-                let Some(first) = self.effects.iter().position(of_this) else { return false };
-                let [from, _] = sides(change);
-                if self.states[first].1 != from {
-                    return true;
-                }
-                first
+        let since = if let Some(planned) = change.hint.as_ref().and_then(Value::as_u64) {
+            usize::try_from(planned).unwrap()
+        } else {
+            let of_this = |e: &Effect| own(e) && e.sides == Some(sides(change));
+            let Some(first) = self.effects.iter().position(of_this) else { return false };
+            let [from, _] = sides(change);
+            if self.states[first].1 != from {
+                return true;
             }
+            first
         };
         self.effects.iter().skip(since).any(|effect| !own(effect))
     }

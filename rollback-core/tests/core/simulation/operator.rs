@@ -107,7 +107,7 @@ impl Operator {
                 0 => Target::Revision(self.world.draw(|random| random.u8(1..5)).to_string()),
                 _ => Target::Previous,
             };
-            let before = |name: &&String| !name.is_empty() && self.world.draw(|random| random.bool());
+            let before = |name: &&String| !name.is_empty() && self.world.draw(fastrand::Rng::bool);
             let after: Vec<&str> = named.iter().filter(before).map(String::as_str).collect();
             let name = component.id().name().to_owned();
             planner = planner.rollback(name.clone(), component, target, &after);
