@@ -250,6 +250,8 @@ impl Error {
         }
         // Some libraries draw pictures; a report is one line.
         let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
+        // A server may answer with pages, and a journal keeps what it said.
+        let message = message.chars().take(MOST_CHARS).collect();
         ErrorReport {
             kind: self.0.kind,
             disposition: self.0.disposition,
@@ -289,6 +291,9 @@ impl StdError for Error {
         self.0.source.as_deref().map(|source| source as _)
     }
 }
+
+/// The longest message of a report.
+const MOST_CHARS: usize = 2_000;
 
 /// An [`Error`] as data, its chain folded into the message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -93,6 +93,12 @@ pub trait Rollbackable: fmt::Debug + Send + Sync {
     /// # Errors
     /// `NotFound` when the component does not exist.
     async fn status(&self) -> Result<Verification>;
+
+    /// Whether the system itself records what was in place before. Where it does not, `Previous` goes by what the
+    /// ledger knows before it is asked of the component, whose answer is a guess.
+    fn keeps_history(&self) -> bool {
+        true
+    }
 }
 
 /// A component that can be restarted with the revision that it has.
@@ -226,6 +232,7 @@ pub struct StepContext {
     progress: Option<ProgressSink>,
     writes: Arc<AtomicU32>,
     actor: Arc<str>,
+    reason: Option<Arc<str>>,
 }
 
 impl StepContext {
@@ -242,6 +249,7 @@ impl StepContext {
             progress: None,
             writes: Arc::default(),
             actor: Arc::from("unknown"),
+            reason: None,
         }
     }
 
@@ -287,6 +295,13 @@ impl StepContext {
         self
     }
 
+    /// Sets why the run was begun, for the record.
+    #[must_use]
+    pub fn with_reason(mut self, reason: Option<&str>) -> Self {
+        self.reason = reason.map(Arc::from);
+        self
+    }
+
     /// The run.
     pub fn run(&self) -> RunId {
         self.run
@@ -305,6 +320,11 @@ impl StepContext {
     /// Who is acting.
     pub fn actor(&self) -> &str {
         &self.actor
+    }
+
+    /// Why the run was begun, in the words of whoever began it.
+    pub fn reason(&self) -> Option<&str> {
+        self.reason.as_deref()
     }
 
     /// When this phase of the step must have ended.

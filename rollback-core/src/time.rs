@@ -35,6 +35,12 @@ impl Timestamp {
         Self(self.0.saturating_add(duration).unwrap_or(jiff::Timestamp::MAX))
     }
 
+    /// This time less `duration`, or the first representable time.
+    #[must_use]
+    pub fn saturating_sub(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(duration).unwrap_or(jiff::Timestamp::MIN))
+    }
+
     /// How long after `earlier` this is; zero when it is not after it.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::try_from(self.0.duration_since(earlier.0)).unwrap_or_default()

@@ -18,6 +18,8 @@ const LENGTH: Duration = Duration::from_secs(15);
 /// How long its holder counts on it: two clocks need not run alike, and a request takes its time.
 const TERM: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How long a server that fails for the moment is waited for.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Who has it: one holding, not one holder.
 const TOKEN: &str = "rollback.dev/token";
@@ -82,8 +84,10 @@ impl KubernetesLease {
             }
             (None, Some(namespace)) => Ok((namespace.clone(), hashed(realm, component))),
             (None, None) => {
-                let message = "it does not live in this cluster, and no namespace is named for its lease";
-                Err(Error::new(ErrorKind::Unsupported, message))
+                let message =
+                    "it does not live in a namespace of this cluster, and none is named for its lease";
+                Err(Error::new(ErrorKind::Unsupported, message)
+                    .with_hint("name one: KubernetesLease::with_namespace"))
             }
         }
     }
@@ -177,10 +181,13 @@ fn time(cluster: &Cluster) -> String {
 pub(crate) async fn take(cluster: &Cluster, wanted: &Wanted<'_>) -> Result<Result<Held, String>> {
     let token = RunId::random().to_string();
     let what = format!("taking the lease of {}", wanted.component);
-    let mut seen: Option<(String, Instant)> = None;
+    let (mut is_absent, mut seen) = (true, None::<(String, Instant)>);
+    // When what was sent last was sent, and whose lease it breaks.
+    let mut sent: (Instant, Option<String>) = (Instant::now(), None);
+    // Until when failures that may pass are waited out.
+    let mut patience = Instant::now() + PATIENCE;
     loop {
-        let asked = Instant::now();
-        let hold = |object: &Value, broken| Held {
+        let hold = |object: &Value, (asked, broken): (Instant, Option<String>)| Held {
             term: Arc::new(LeaseTerm::new(wanted.component, asked, TERM)),
             cluster: cluster.clone(),
             path: wanted.path(),
@@ -188,30 +195,32 @@ pub(crate) async fn take(cluster: &Cluster, wanted: &Wanted<'_>) -> Result<Resul
             token: token.clone(),
             broken,
         };
-        if seen.is_none() {
+        if is_absent {
+            sent = (Instant::now(), None);
             let object = wanted.object(cluster, &token, None, None);
             match cluster.post(&wanted.list(), &object, &what).await {
-                Ok(object) => return Ok(Ok(hold(&object, None))),
-                Err(error) if may_be_there(&error) => {}
-                Err(error) => return Err(error),
+                Ok(object) => return Ok(Ok(hold(&object, sent))),
+                Err(error) if error.kind() == ErrorKind::Conflict => {}
+                Err(error) => wait_out(error, patience).await?,
             }
         }
         let live = match cluster.get(&wanted.path(), &what).await {
             Ok(live) => live,
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                seen = None;
+                (is_absent, seen) = (true, None);
+                wait_out(error.temporary(None), patience).await?;
                 continue;
             }
             Err(error) => return Err(error),
         };
+        is_absent = false;
+        if json::annotation(&live, TOKEN) == Some(&token) {
+            // The answer was lost.
+            return Ok(Ok(hold(&live, sent)));
+        }
         let holder = json::text(&live, "/spec/holderIdentity").unwrap_or_default().to_owned();
         let version = json::text(&live, "/metadata/resourceVersion").unwrap_or_default().to_owned();
-        let is_own = json::annotation(&live, TOKEN) == Some(&token);
         let is_same = wanted.same.is_some() && json::annotation(&live, RUN) == wanted.same;
-        if is_own {
-            // The answer was lost.
-            return Ok(Ok(hold(&live, None)));
-        }
         let is_free = is_same || holder.is_empty();
         let broken = (!is_free && wanted.break_reason.is_some()).then(|| holder.clone());
         if !is_free && broken.is_none() {
@@ -224,22 +233,32 @@ pub(crate) async fn take(cluster: &Cluster, wanted: &Wanted<'_>) -> Result<Resul
             }
             if since.elapsed() < length(&live) {
                 sleep(LOOK_AGAIN).await;
+                patience = Instant::now() + PATIENCE;
                 continue;
             }
         }
+        sent = (Instant::now(), broken.clone());
         let object = wanted.object(cluster, &token, Some(&live), broken.as_deref());
         match cluster.put(&wanted.path(), &object, &what).await {
-            Ok(object) => return Ok(Ok(hold(&object, broken))),
+            Ok(object) => return Ok(Ok(hold(&object, sent))),
             // Somebody else was faster, or the answer was lost: look again.
-            Err(error) if may_be_there(&error) => sleep(LOOK_AGAIN / 10).await,
-            Err(error) => return Err(error),
+            Err(error) if error.kind() == ErrorKind::Conflict => {
+                wait_out(error.temporary(None), patience).await?
+            }
+            Err(error) => wait_out(error, patience).await?,
         }
     }
 }
 
-/// Whether a look tells how a write went.
-fn may_be_there(error: &Error) -> bool {
-    error.kind() == ErrorKind::Conflict || error.disposition() == Disposition::Indeterminate
+/// Waits a moment after a failure that may pass, or whose effect a look tells; any other, and one that does not
+/// pass, is the answer.
+async fn wait_out(error: Error, patience: Instant) -> Result<()> {
+    let may_pass = matches!(error.disposition(), Disposition::Temporary(_) | Disposition::Indeterminate);
+    if !may_pass || Instant::now() >= patience {
+        return Err(error);
+    }
+    sleep(LOOK_AGAIN / 4).await;
+    Ok(())
 }
 
 fn length(lease: &Value) -> Duration {

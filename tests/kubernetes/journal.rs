@@ -344,3 +344,37 @@ async fn steps_side_by_side_share_requests_and_their_events_keep_their_order() {
     let patches = proxy.requests().iter().filter(is_event).count();
     assert!(patches * 2 < entries.len(), "{patches} requests for {} events", entries.len());
 }
+
+#[tokio::test]
+async fn a_beginning_that_fails_half_way_leaves_nothing() {
+    let namespace = home("journal-half").await;
+    let proxy = Testbed::shared().await.proxy().await;
+    let journal = open_through(&proxy, &namespace).await;
+    let run = RunId::random();
+    let claim = journal.claim(run).await.unwrap();
+    let denied = Fault::Status { code: 403, retry_after: None };
+    proxy.fault(Matcher::method("POST").path("rollbackruns"), denied);
+    let error = journal.begin(run, start(plan(&names(&["web"]), 10))).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Journal);
+    claim.release().await;
+    assert!(namespace.list("Secret", "rollback.dev/run").await.is_empty());
+    assert!(namespace.list("Lease", "").await.is_empty());
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_in_nobody_s_way() {
+    let namespace = home("journal-odd").await;
+    let odd = json!({
+        "apiVersion": "rollback.dev/v1alpha1", "kind": "RollbackRun",
+        "metadata": {"name": "odd", "labels": {"rollback.dev/unfinished": "true"}},
+        "spec": {"actor": "x", "components": [], "moves": [], "parts": 0},
+        "status": {"outcome": "Unfinished", "startedAt": "x", "count": 1, "entries": []},
+    });
+    namespace.create(&odd).await;
+    let report = undo(open(&namespace).await, &["web"]).await;
+    assert_eq!(report.outcome, Outcome::Completed);
+    assert_eq!(open(&namespace).await.runs().await.unwrap().len(), 1);
+    namespace.delete("Secret", &format!("rollback-run-{}-0", report.run)).await;
+    let torn = open(&namespace).await.entries(report.run).await.unwrap_err();
+    assert!(torn.hint().unwrap().contains("kubectl delete rollbackrun"), "{torn:?}");
+}

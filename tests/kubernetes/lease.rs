@@ -202,3 +202,42 @@ async fn what_lives_elsewhere_needs_a_namespace_for_its_lease() {
     hold.release().await;
     assert_eq!(json!(namespace.list("Lease", "").await), json!([]));
 }
+
+#[tokio::test]
+async fn a_server_that_fails_is_waited_for_but_not_for_ever() {
+    let (_namespace, web, _) = world("lease-fails").await;
+    let proxy = Testbed::shared().await.proxy().await;
+    let lease = KubernetesLease::new(&connect(proxy.kubeconfig()).await);
+    for (times, passes) in [(4, true), (10_000, false)] {
+        proxy.clear();
+        proxy.fault(
+            Matcher::method("POST").path("/leases").times(times),
+            Fault::Status { code: 500, retry_after: None },
+        );
+        let begun = Instant::now();
+        let taken = lease.acquire(&request(&web).await).await;
+        assert_eq!(taken.is_ok(), passes, "{taken:?}");
+        assert!(
+            begun.elapsed() < Duration::from_secs(30) && proxy.requests().len() < 200,
+            "{:?}",
+            begun.elapsed()
+        );
+        if let Ok(hold) = taken {
+            hold.release().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_broken_lease_is_on_record_also_where_the_answer_is_lost() {
+    let (_namespace, web, lease) = world("lease-record").await;
+    let first = request(&web).await;
+    let _hold = lease.acquire(&first).await.unwrap();
+    let proxy = Testbed::shared().await.proxy().await;
+    proxy.fault(Matcher::method("PUT").path("/leases").times(1), Fault::DropResponse);
+    let mut second = request(&web).await;
+    second.break_reason = Some("gone".into());
+    let broken = KubernetesLease::new(&connect(proxy.kubeconfig()).await).acquire(&second).await.unwrap();
+    assert_eq!(broken.broken(), Some(first.holder()));
+    broken.release().await;
+}

@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::future::try_join_all;
 use futures::stream::{FuturesUnordered, StreamExt};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -17,9 +17,9 @@ use super::holds::Holds;
 use super::step::{self, Failure};
 use super::{Engine, Progress, RunOptions, RunReport};
 use crate::{
-    Change, ChangeKind, Components, Disposition, Entry, Error, ErrorKind, Event, Fact, FailurePolicy, Note,
-    Outcome, Plan, Position, Result, Rollbackable, RunId, RunState, Step, StepEvent, StepId, StepOutcome,
-    StepState, WriteGate,
+    Change, ChangeKind, Claim, Components, Disposition, Entry, Error, ErrorKind, Event, Fact, FailurePolicy,
+    Note, Outcome, Plan, Position, Result, Rollbackable, RunId, RunState, Step, StepEvent, StepId,
+    StepOutcome, StepState, WriteGate,
 };
 
 pub(super) async fn execute(
@@ -38,16 +38,23 @@ pub(super) async fn execute(
     };
     let entry = Entry { at: engine.clock.now(), event };
     let state = RunState::begin(&entry)?;
-    let _claim = engine.journal.claim(options.run).await?;
-    let holds = Holds::take(engine, plan, &options).await?;
-    if let Err(error) = engine.journal.begin(options.run, entry.clone()).await {
+    let claim = super::claim(engine, options.run, &options.cancellation).await?;
+    let holds = match Holds::take(engine, plan, &options).await {
+        Ok(holds) => holds,
+        Err(error) => {
+            claim.release().await;
+            return Err(error);
+        }
+    };
+    if let Err(error) = holds.beside(engine.journal.begin(options.run, entry.clone())).await {
         holds.release().await;
+        claim.release().await;
         return Err(error);
     }
     if let Some(progress) = &options.progress {
         let _ = progress.send(Progress::Recorded(entry));
     }
-    Ok(Run::new(engine, components, options, state, holds).report(None).await)
+    Ok(Run::new(engine, components, options, state, claim, holds).report(None).await)
 }
 
 /// Refuses a plan that was made elsewhere.
@@ -65,14 +72,19 @@ pub(super) async fn check_realms(plan: &Plan, components: &Components) -> Result
     try_join_all(checks).await.map(drop)
 }
 
+/// How long a step waits for the ledger: what is not noted is told instead.
+const LEDGER_PATIENCE: Duration = Duration::from_secs(30);
+
 /// Whether the journal has failed.
 #[derive(Debug, Default)]
 struct Health(AtomicBool);
 
-/// Lets no write pass once the journal has failed, since its intent might not be recorded, or a lease is lost.
+/// Lets no write pass once the journal has failed, since its intent might not be recorded, or once the run or a
+/// lease is lost.
 #[derive(Debug)]
 pub(super) struct RunGate {
     health: Arc<Health>,
+    claim: Arc<Claim>,
     holds: Arc<Holds>,
 }
 
@@ -83,6 +95,7 @@ impl WriteGate for RunGate {
             let message = format!("the journal failed, so this was not begun: {what}");
             return Err(Error::new(ErrorKind::Journal, message));
         }
+        self.claim.check()?;
         self.holds.check()
     }
 }
@@ -94,6 +107,7 @@ pub(super) struct Run<'a> {
     pub(super) options: RunOptions,
     /// Ends the run before its next write: the caller's wish, or a lease that is lost.
     pub(super) stop: CancellationToken,
+    claim: Arc<Claim>,
     holds: Arc<Holds>,
     state: Mutex<RunState>,
     warnings: Mutex<Vec<String>>,
@@ -106,6 +120,7 @@ impl<'a> Run<'a> {
         components: &'a Components,
         options: RunOptions,
         state: RunState,
+        claim: Claim,
         holds: Holds,
     ) -> Self {
         Self {
@@ -114,6 +129,7 @@ impl<'a> Run<'a> {
             components,
             stop: options.cancellation.child_token(),
             options,
+            claim: Arc::new(claim),
             holds: Arc::new(holds),
             state: Mutex::new(state),
             warnings: Mutex::default(),
@@ -142,16 +158,28 @@ impl<'a> Run<'a> {
         if let Some(holds) = Arc::into_inner(self.holds) {
             holds.release().await;
         }
+        if let Some(claim) = Arc::into_inner(self.claim) {
+            claim.release().await;
+        }
         report
     }
 
     /// What every write asks first.
     pub(super) fn gate(&self) -> Arc<RunGate> {
-        Arc::new(RunGate { health: self.health.clone(), holds: self.holds.clone() })
+        Arc::new(RunGate {
+            health: self.health.clone(),
+            claim: self.claim.clone(),
+            holds: self.holds.clone(),
+        })
     }
 
     pub(super) fn id(&self) -> RunId {
         self.options.run
+    }
+
+    /// Why the run was begun.
+    pub(super) fn reason(&self) -> Option<String> {
+        self.state().reason.clone()
     }
 
     fn state(&self) -> MutexGuard<'_, RunState> {
@@ -267,7 +295,8 @@ impl<'a> Run<'a> {
                 None => break,
             }
         }
-        if interrupted.is_none() && self.stop.is_cancelled() && self.unfinished() {
+        let is_open = || self.unfinished() || self.plan.steps().iter().any(|step| self.is_begun(&step.id));
+        if interrupted.is_none() && self.stop.is_cancelled() && is_open() {
             interrupted = Some(Error::new(ErrorKind::Cancelled, "stopped before the next step"));
         }
         interrupted.map_or(Ok(()), Err)
@@ -327,7 +356,7 @@ impl<'a> Run<'a> {
         if let Err(failure) = applied {
             return self.record_failure(id, failure).await;
         }
-        self.record_step(id, StepEvent::Applied).await?;
+        // Before it counts as applied: what is not recorded so is noted again after a crash.
         self.note_in_ledger(id, change, |run| {
             vec![
                 Fact::Left { snapshot: change.from.clone(), run },
@@ -335,6 +364,7 @@ impl<'a> Run<'a> {
             ]
         })
         .await;
+        self.record_step(id, StepEvent::Applied).await?;
         if !self.options.settings.verify {
             return Ok(());
         }
@@ -343,12 +373,14 @@ impl<'a> Run<'a> {
 
     /// Tells the ledger what a rollback did, where there is one. What cannot be told is said to people.
     async fn note_in_ledger(&self, id: &StepId, change: &Change, facts: impl FnOnce(RunId) -> Vec<Fact>) {
-        let Some(ledger) = self.engine.ledger.as_ref().filter(|_| change.kind == ChangeKind::Rollback) else {
-            return;
-        };
+        // The same revision, freed of what blocks it, is neither left nor new.
+        let moves = change.kind == ChangeKind::Rollback && change.from.id != change.to.id;
+        let Some(ledger) = self.engine.ledger.as_ref().filter(|_| moves) else { return };
         let note = |fact| Note { at: self.engine.clock.now(), by: self.options.actor.clone(), fact };
         let notes = facts(self.id()).into_iter().map(note).collect();
-        if let Err(error) = ledger.note(&change.realm, &change.component, notes).await {
+        let noted = timeout(LEDGER_PATIENCE, ledger.note(&change.realm, &change.component, notes)).await;
+        let late = |_| Err(Error::new(ErrorKind::Timeout, "it did not answer in time"));
+        if let Err(error) = noted.unwrap_or_else(late) {
             let report = error.report();
             tracing::warn!(step = %id, error = %report, "the ledger cannot be written");
             let text = format!("the ledger does not know of step {id}: {report}");
@@ -406,7 +438,8 @@ impl<'a> Run<'a> {
             let change = change.reversed();
             let intent = |attempt| StepEvent::CompensationStarted { attempt };
             let mut done = step::apply(self, id, component, &change, 1, intent).await.map(|()| None);
-            if done.is_ok() && self.is_failed_with(id, Disposition::Indeterminate) {
+            let in_doubt = self.is_failed_with(id, Disposition::Indeterminate) || self.step(id).attempts > 1;
+            if done.is_ok() && in_doubt {
                 self.note(id, "waiting until no write that was not answered can take effect any more".into());
                 done = step::wait_out(self, id, component, &change, intent).await.map(|()| None);
             }

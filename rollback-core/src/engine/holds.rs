@@ -2,15 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::future::pending;
+use std::pin::pin;
 
 use futures::future::{join_all, select_all};
-use futures::stream::{self, StreamExt};
 
-use super::{Engine, RunOptions};
-use crate::{BrokenLease, ComponentId, Hold, LeaseRequest, Plan, Realm, Result, StepId};
-
-/// How many are asked for at once.
-const CONCURRENCY: usize = 8;
+use super::{Engine, RunOptions, stopped};
+use crate::{BrokenLease, ComponentId, ErrorKind, Hold, LeaseRequest, Plan, Realm, Result, StepId};
 
 /// What a run holds while it goes on.
 #[derive(Debug, Default)]
@@ -40,23 +37,25 @@ impl Holds {
                 waiting: options.progress.clone().map(|sender| super::notes_of(step, sender)),
             })
             .collect();
-        let mut asked =
-            stream::iter(requests.iter().map(async |request| (request, lease.acquire(request).await)))
-                .buffered(CONCURRENCY);
-        let mut refused = None;
-        while let Some((request, answer)) = asked.next().await {
+        // In one order, so that of two runs one gets all.
+        for request in &requests {
+            let answer = tokio::select! {
+                biased;
+                answer = holds.beside(lease.acquire(request)) => answer,
+                () = options.cancellation.cancelled() => Err(stopped()),
+            };
             let holder = match answer {
                 Ok(hold) => {
                     let broken = hold.broken();
                     holds.held.push(hold);
                     broken
                 }
-                Err(error) if options.break_lease.is_some() => {
+                Err(error) if options.break_lease.is_some() && error.kind() != ErrorKind::Cancelled => {
                     Some(format!("not known: {}", error.report().message))
                 }
                 Err(error) => {
-                    refused = refused.or(Some(error));
-                    None
+                    holds.release().await;
+                    return Err(error);
                 }
             };
             if let (Some(holder), Some(reason)) = (holder, &options.break_lease) {
@@ -64,14 +63,19 @@ impl Holds {
                 holds.broken.push(BrokenLease { component, holder, reason });
             }
         }
-        drop(asked);
-        match refused {
-            None => Ok(holds),
-            Some(error) => {
-                holds.release().await;
-                Err(error)
-            }
+        Ok(holds)
+    }
+
+    /// Does something, and renews meanwhile.
+    pub(super) async fn beside<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            () = self.keep() => {}
         }
+        // What is lost shows at the next look.
+        work.await
     }
 
     /// Whether all of them are still held.

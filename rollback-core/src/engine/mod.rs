@@ -18,8 +18,8 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Clock, Components, Entry, Journal, Lease, Ledger, Locator, Plan, ProgressSink, Result, Retention, RunId,
-    RunSettings, StepId, SystemClock,
+    Claim, Clock, Components, Entry, Error, ErrorKind, Journal, Lease, Ledger, Locator, Plan, ProgressSink,
+    Result, Retention, RunId, RunSettings, StepId, SystemClock,
 };
 
 pub use report::{RunReport, StepReport};
@@ -223,4 +223,18 @@ fn notes_of(step: &StepId, sender: UnboundedSender<Progress>) -> ProgressSink {
     Arc::new(move |text| {
         let _ = sender.send(Progress::Note { step: step.clone(), text });
     })
+}
+
+/// That the caller asked to stop before anything was done.
+fn stopped() -> Error {
+    Error::new(ErrorKind::Cancelled, "stopped before anything was done")
+}
+
+/// Takes a run for this process, unless the caller asks to stop.
+async fn claim(engine: &Engine, run: RunId, cancellation: &CancellationToken) -> Result<Claim> {
+    tokio::select! {
+        biased;
+        claim = engine.journal.claim(run) => claim,
+        () = cancellation.cancelled() => Err(stopped()),
+    }
 }

@@ -226,7 +226,8 @@ fn context(run: &Run<'_>, id: &StepId, attempt: u32, deadline: Instant) -> StepC
         .with_attempt(attempt)
         .with_clock(run.engine.clock.clone())
         .with_cancellation(run.stop.clone())
-        .with_actor(run.options.actor.as_str());
+        .with_actor(run.options.actor.as_str())
+        .with_reason(run.reason().as_deref());
     match run.options.progress.clone() {
         Some(sender) => cx.with_progress(super::notes_of(id, sender)),
         None => cx,

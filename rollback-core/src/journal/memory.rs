@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
-use super::{Claim, Entry, Journal, Outcome, RunState, RunSummary, overlaps, unfinished};
+use super::{Claim, Entry, Journal, Outcome, RunState, RunSummary, executed, overlaps, unfinished};
 use crate::{ComponentId, Error, ErrorKind, Ledger, Note, Realm, Record, Result, RunId};
 
 /// A journal and ledger that live and die with the process: for tests, and for when nothing else can be written.
@@ -86,7 +86,7 @@ impl Journal for MemoryJournal {
     async fn claim(&self, run: RunId) -> Result<Claim> {
         let mut claimed = self.claimed.lock().unwrap_or_else(PoisonError::into_inner);
         if !claimed.insert(run) {
-            return Err(Error::new(ErrorKind::Refused, format!("run {run} is being executed already")));
+            return Err(executed(run));
         }
         Ok(Claim::new(Claimed { run, all: self.claimed.clone() }))
     }

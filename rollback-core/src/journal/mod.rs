@@ -7,8 +7,10 @@ mod retention;
 mod sqlite;
 
 use std::fmt;
+use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 
 use serde::{Deserialize, Serialize};
 
@@ -68,13 +70,47 @@ pub trait Journal: fmt::Debug + Send + Sync {
     async fn forget(&self, runs: &[RunId]) -> Result<()>;
 }
 
-/// The right to execute a run, given back when dropped.
-pub struct Claim(#[allow(dead_code, reason = "held for its destructor")] Box<dyn Send + Sync>);
+/// The right to execute a run, given back when released or dropped.
+pub struct Claim {
+    #[allow(dead_code, reason = "held for its destructor")]
+    held: Box<dyn Send + Sync>,
+    check: Box<dyn Fn() -> Result<()> + Send + Sync>,
+    release: Option<Mutex<BoxFuture<'static, ()>>>,
+}
 
 impl Claim {
     /// A claim that lasts as long as `held`.
     pub fn new(held: impl Send + Sync + 'static) -> Self {
-        Self(Box::new(held))
+        Self { held: Box::new(held), check: Box::new(|| Ok(())), release: None }
+    }
+
+    /// A claim that can be lost: `check` says so, without asking anybody.
+    #[must_use]
+    pub fn with_check(mut self, check: impl Fn() -> Result<()> + Send + Sync + 'static) -> Self {
+        self.check = Box::new(check);
+        self
+    }
+
+    /// A claim that takes this to be given back; dropped without it, it expires.
+    #[must_use]
+    pub fn with_release(mut self, release: impl Future<Output = ()> + Send + 'static) -> Self {
+        self.release = Some(Mutex::new(Box::pin(release)));
+        self
+    }
+
+    /// Whether it still holds.
+    ///
+    /// # Errors
+    /// `LeaseLost` once it does not, or may not.
+    pub fn check(&self) -> Result<()> {
+        (self.check)()
+    }
+
+    /// Gives it back.
+    pub async fn release(mut self) {
+        if let Some(release) = self.release.take() {
+            release.into_inner().unwrap_or_else(PoisonError::into_inner).await;
+        }
     }
 }
 
@@ -119,6 +155,11 @@ pub fn overlaps(run: RunId, component: &ComponentId) -> Error {
     Error::new(ErrorKind::Refused, message).with_component(component).with_hint(format!(
         "finish it with `rollback resume {run}`, or close it with `rollback abandon {run} --reason …`"
     ))
+}
+
+fn executed(run: RunId) -> Error {
+    Error::new(ErrorKind::Refused, format!("run {run} is being executed already"))
+        .with_hint("wait until that process has ended")
 }
 
 fn unfinished(run: RunId) -> Error {

@@ -9,9 +9,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until, timeout_at};
 
-use crate::{ComponentId, Error, ErrorKind, ProgressSink, Realm, Result, RunId};
+use crate::{
+    Clock as _, ComponentId, Error, ErrorKind, ProgressSink, Realm, Result, RunId, SystemClock, Timestamp,
+};
 
 pub use local::LocalLease;
 pub use memory::MemoryLease;
@@ -106,14 +108,16 @@ pub struct LeaseTerm {
 
 #[derive(Debug)]
 struct TermState {
-    ends: Instant,
+    /// When the request that took or renewed it last was sent, by both clocks.
+    asked: Instant,
+    asked_wall: Timestamp,
     lost: Option<String>,
 }
 
 impl LeaseTerm {
     /// A term that began when the request was about to be sent.
     pub fn new(component: &ComponentId, asked: Instant, length: Duration) -> Self {
-        let state = Mutex::new(TermState { ends: asked + length, lost: None });
+        let state = Mutex::new(TermState { asked, asked_wall: wall(asked), lost: None });
         Self { component: component.clone(), length, state }
     }
 
@@ -123,10 +127,11 @@ impl LeaseTerm {
 
     /// It was renewed by a request that was about to be sent then. What was lost stays lost.
     pub fn renewed(&self, asked: Instant) {
-        let mut state = self.state();
         // One that ended before it was renewed may have had another holder meanwhile.
-        if state.lost.is_none() && Instant::now() < state.ends {
-            state.ends = asked + self.length;
+        if self.check().is_ok() {
+            let mut state = self.state();
+            state.asked = asked;
+            state.asked_wall = wall(asked);
         }
     }
 
@@ -135,45 +140,51 @@ impl LeaseTerm {
         self.state().lost.get_or_insert(why.into());
     }
 
-    /// When it ends unless it is renewed.
-    pub fn ends(&self) -> Instant {
-        self.state().ends
-    }
-
-    /// Whether it still runs.
+    /// Whether it still runs: by the monotonic clock, and by that of the wall, because the first stands still
+    /// while a machine is suspended.
     ///
     /// # Errors
     /// `LeaseLost` once it does not.
     pub fn check(&self) -> Result<()> {
         let state = self.state();
+        let by_wall = SystemClock.now().since(state.asked_wall);
         let why = match &state.lost {
             Some(why) => why.as_str(),
-            None if Instant::now() < state.ends => return Ok(()),
+            None if state.asked.elapsed().max(by_wall) < self.length => return Ok(()),
             None => "it could not be renewed in time",
         };
         let message = format!("the lease of {} is lost: {why}", self.component);
-        Err(Error::new(ErrorKind::LeaseLost, message).with_component(&self.component))
+        Err(Error::new(ErrorKind::LeaseLost, message)
+            .with_component(&self.component)
+            .with_hint("see who has it now, then go on with: rollback resume"))
     }
 
-    /// Renews every third of its length with `renew`, until it is lost. An error of `renew` that is
-    /// `LeaseLost` ends it, any other is waited out.
+    /// Renews with `renew` a third of its length after the last time, until it is lost. An error of `renew` that
+    /// is `LeaseLost` ends it; after any other, and after none in a third of its length, it is tried again.
     pub async fn keep<F: Future<Output = Result<()>>>(&self, renew: impl Fn() -> F) -> Error {
+        let third = self.length / 3;
         loop {
-            let Err(lost) = self.check() else {
-                let pause = Instant::now() + self.length / 3;
-                tokio::time::sleep_until(pause.min(self.ends())).await;
-                let asked = Instant::now();
-                match tokio::time::timeout_at(self.ends(), renew()).await {
-                    Ok(Ok(())) => self.renewed(asked),
-                    Ok(Err(error)) if error.kind() == ErrorKind::LeaseLost => self.lose(error.to_string()),
-                    Ok(Err(error)) => tracing::warn!(component = %self.component, %error, "cannot renew"),
-                    Err(_) => {}
+            if let Err(lost) = self.check() {
+                return lost;
+            }
+            let last = self.state().asked;
+            sleep_until(last + third).await;
+            let (asked, ends) = (Instant::now(), last + self.length);
+            match timeout_at(ends.min(asked + third), renew()).await {
+                Ok(Ok(())) => self.renewed(asked),
+                Ok(Err(error)) if error.kind() == ErrorKind::LeaseLost => self.lose(error.to_string()),
+                failed => {
+                    let error = failed.ok().and_then(Result::err);
+                    tracing::warn!(component = %self.component, ?error, "cannot renew");
+                    sleep_until(ends.min(Instant::now() + third / 3)).await;
                 }
-                continue;
-            };
-            return lost;
+            }
         }
     }
+}
+
+fn wall(asked: Instant) -> Timestamp {
+    SystemClock.now().saturating_sub(asked.elapsed())
 }
 
 const _: Option<&dyn Lease> = None;

@@ -83,17 +83,34 @@ impl Choice<'_> {
     /// By the rule of the component's own system; where that leads to what is known to be bad or was just
     /// left, the next older; where the system has forgotten, what was in place before as far as is known.
     async fn previous(&self) -> Result<Found> {
-        let first = match self.prepare(&Target::Previous, Vec::new()).await {
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                return match self.remembered().await? {
-                    Some(found) => Ok(found),
-                    None => Err(error),
-                };
-            }
-            first => first?,
+        if !self.component.keeps_history()
+            && let Some(found) = self.remembered(false).await?
+        {
+            return Ok(found);
+        }
+        let (error, mut notes) = match self.prepare(&Target::Previous, Vec::new()).await {
+            Ok(first) => match self.beyond(first).await? {
+                Ok(found) => return Ok(found),
+                Err(notes) => (Error::new(ErrorKind::NotFound, "no earlier revision to return to"), notes),
+            },
+            Err(error) if error.kind() == ErrorKind::NotFound => (error, Vec::new()),
+            Err(error) => return Err(error),
         };
-        let Some(to) = first.changes.last().map(|change| &change.to) else { return Ok(first) };
-        let Some(note) = self.unwanted(&to.fingerprint, &to.id) else { return Ok(first) };
+        if let Some(mut found) = self.remembered(true).await? {
+            notes.append(&mut found.notes);
+            return Ok(Found { notes, ..found });
+        }
+        if notes.is_empty() {
+            return Err(error);
+        }
+        Err(error.with_hint(format!("{}; name one with --to-revision", notes.join("; "))))
+    }
+
+    /// The system's choice, or where that is known to be bad or was just left the next older one; else why there
+    /// is none.
+    async fn beyond(&self, first: Found) -> Result<Result<Found, Vec<String>>> {
+        let Some(to) = first.changes.last().map(|change| &change.to) else { return Ok(Ok(first)) };
+        let Some(note) = self.unwanted(&to.fingerprint, &to.id) else { return Ok(Ok(first)) };
         let mut notes = vec![note];
         let history = self.component.history().await?;
         let current = history.iter().find(|revision| revision.current).map(|current| &current.fingerprint);
@@ -104,19 +121,25 @@ impl Choice<'_> {
             }
             match self.unwanted(&revision.fingerprint, &revision.id) {
                 Some(note) => notes.push(note),
-                None => return self.prepare(&Target::Revision(revision.id.clone()), notes).await,
+                None => return self.prepare(&Target::Revision(revision.id.clone()), notes).await.map(Ok),
             }
         }
-        Err(Error::new(ErrorKind::NotFound, "no earlier revision to return to")
-            .with_hint(format!("{}; name one with --to-revision", notes.join("; "))))
+        Ok(Err(notes))
     }
 
-    /// What was in place before, where only the record still knows.
-    async fn remembered(&self) -> Result<Option<Found>> {
+    /// What was in place before the current one, as the record knows; where the system has `judged` what it still
+    /// knows, only what it has forgotten.
+    async fn remembered(&self, judged: bool) -> Result<Option<Found>> {
         let history = self.component.history().await?;
         let Some(current) = history.iter().find(|revision| revision.current) else { return Ok(None) };
-        for (since, fingerprint) in self.record.in_place().iter().rev() {
-            let Some(known) = self.record.known(fingerprint) else { continue };
+        let in_place = self.record.in_place();
+        let place = in_place.iter().rposition(|(_, fingerprint)| *fingerprint == current.fingerprint);
+        let before = in_place.get(..place.unwrap_or(in_place.len())).unwrap_or_default();
+        for (since, fingerprint) in before.iter().rev() {
+            let is_known = history.iter().any(|revision| revision.fingerprint == *fingerprint);
+            let Some(known) = self.record.known(fingerprint).filter(|_| !(judged && is_known)) else {
+                continue;
+            };
             let (Some(snapshot), None) = (&known.snapshot, self.unwanted(fingerprint, &known.id)) else {
                 continue;
             };
@@ -161,7 +184,10 @@ impl Choice<'_> {
                 .then(|| format!("revision {id} was marked good at {} by {}", marking.at, marking.by))
         };
         for revision in &history {
-            if let Some(note) = good(&revision.fingerprint, &revision.id) {
+            // Left from elsewhere: this record does not know whether before or after it was called good.
+            let left_elsewhere = revision.mark == Some(Mark::Left)
+                && self.record.left(&revision.fingerprint, &revision.id).is_none();
+            if let Some(note) = good(&revision.fingerprint, &revision.id).filter(|_| !left_elsewhere) {
                 return self.prepare(&Target::Revision(revision.id.clone()), vec![note]).await;
             }
         }
@@ -202,6 +228,15 @@ impl Choice<'_> {
             notes.push(format!(
                 "since when revision {} is in place is not known: it may have been so at {at} already",
                 current.id
+            ));
+        }
+        // One made earlier that ranks above it was in place once more, later.
+        let chosen = history.iter().position(|revision| revision.fingerprint == **fingerprint);
+        let above = history.get(..chosen.unwrap_or_default()).unwrap_or_default();
+        for revision in above.iter().filter(|revision| revision.created.is_some_and(|made| made < *since)) {
+            notes.push(format!(
+                "revision {} was in place once more at some time after {since}: when is not known",
+                revision.id
             ));
         }
         let place = |id: &str| format!("revision {id} was in place from {since} on, as far as is known");

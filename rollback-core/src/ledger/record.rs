@@ -58,9 +58,9 @@ pub enum Fact {
 
 /// What is known of one component.
 ///
-/// Bounded: of revisions without a good or bad mark the last 50 are known, of snapshots as many as fit into
-/// 256 KiB, the one marked good last before all others, and the last 200 changes of what is in place. Marks
-/// stay.
+/// Bounded, because a store is: the last 50 revisions without a good or bad mark, the last 300 marked good and
+/// the last 300 marked bad; of snapshots as many as fit into 256 KiB, the one marked good last before all others;
+/// and the last 200 changes of what is in place.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Record {
@@ -114,7 +114,8 @@ pub struct Leaving {
     pub by: String,
 }
 
-const MOST_REVISIONS: usize = 50;
+const MOST_UNMARKED: usize = 50;
+const MOST_MARKED: usize = 300;
 const MOST_CHANGES: usize = 200;
 const MOST_SNAPSHOT_BYTES: usize = 256 * 1024;
 
@@ -160,6 +161,9 @@ impl Record {
         match fact {
             Fact::InPlace { snapshot } => {
                 let fingerprint = snapshot.fingerprint.clone();
+                if self.in_place.contains(&(at, fingerprint.clone())) {
+                    return;
+                }
                 let known = self.entry(&fingerprint, &snapshot.id, at);
                 known.left = None;
                 known.snapshot = Some(snapshot);
@@ -176,6 +180,10 @@ impl Record {
             }
             Fact::Left { snapshot, run } => {
                 let fingerprint = snapshot.fingerprint.clone();
+                let last = self.in_place.iter().rev().find(|(_, known)| *known == fingerprint);
+                if last.is_some_and(|(since, _)| *since > at) {
+                    return;
+                }
                 let known = self.entry(&fingerprint, &snapshot.id, at);
                 known.left = Some(Leaving { id: snapshot.id.clone(), run, at, by });
                 known.snapshot = Some(snapshot);
@@ -202,13 +210,17 @@ impl Record {
         let surplus = self.in_place.len().saturating_sub(MOST_CHANGES);
         self.in_place.drain(..surplus);
 
-        let mut unmarked: Vec<_> =
-            self.revisions.iter().filter(|(_, known)| known.marking.is_none()).collect();
-        unmarked.sort_by_key(|(_, known)| std::cmp::Reverse(known.noted));
-        let forgotten: Vec<_> =
-            unmarked.into_iter().skip(MOST_REVISIONS).map(|(fingerprint, _)| fingerprint.clone()).collect();
-        for fingerprint in forgotten {
-            self.revisions.remove(&fingerprint);
+        let marked = |known: &Known| known.marking.as_ref().map(|marking| marking.mark);
+        for (mark, most) in
+            [(None, MOST_UNMARKED), (Some(Mark::Good), MOST_MARKED), (Some(Mark::Bad), MOST_MARKED)]
+        {
+            let mut alike: Vec<_> =
+                self.revisions.iter().filter(|(_, known)| marked(known) == mark).collect();
+            alike.sort_by_key(|(_, known)| std::cmp::Reverse(known.noted));
+            let surplus: Vec<_> = alike.into_iter().skip(most).map(|(print, _)| print.clone()).collect();
+            for fingerprint in surplus {
+                self.revisions.remove(&fingerprint);
+            }
         }
 
         let is_good = |known: &Known| {
@@ -225,8 +237,9 @@ impl Record {
         for (place, known) in held.into_iter().enumerate() {
             let size = known.snapshot.as_ref().map(|snapshot| snapshot.content.to_string().len());
             bytes += size.unwrap_or_default();
-            // The first is kept whatever its size.
-            if place > 0 && bytes > MOST_SNAPSHOT_BYTES {
+            // The first may take more alone, as much as a store can hold.
+            let most = if place == 0 { 2 * MOST_SNAPSHOT_BYTES } else { MOST_SNAPSHOT_BYTES };
+            if bytes > most {
                 known.snapshot = None;
             }
         }

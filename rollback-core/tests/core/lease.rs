@@ -205,3 +205,41 @@ async fn leases_of_one_machine_are_locked_files() {
     let unusable = LocalLease::new("/dev/null/leases").acquire(&web).await.unwrap_err();
     assert_eq!(unusable.kind(), ErrorKind::Unavailable);
 }
+
+/// Leases of which one is long in coming.
+#[derive(Debug)]
+struct Slow(MemoryLease);
+
+#[async_trait::async_trait]
+impl Lease for Slow {
+    async fn acquire(&self, request: &LeaseRequest) -> Result<Box<dyn rollback_core::Hold>, Error> {
+        if request.component.name() == "slow" {
+            sleep(LENGTH * 2).await;
+        }
+        self.0.acquire(request).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_held_is_renewed_while_the_rest_is_waited_for() {
+    let all = ["a", "slow"].map(component);
+    let refs: Vec<_> = all.iter().collect();
+    let plan = plan(FailurePolicy::Halt, &[(refs[0], &[]), (refs[1], &[])]).await;
+    let lease = MemoryLease::new(LENGTH);
+    let engine = engine(Arc::new(MemoryJournal::new())).with_lease(Arc::new(Slow(lease.clone())));
+    let report = engine.execute(&plan, &components(&refs), options()).await.unwrap();
+    assert_eq!(report.outcome, Outcome::Completed, "{report:?}");
+
+    let other = MemoryJournal::new();
+    let stopped = options();
+    let stop = stopped.cancellation.clone();
+    let engine = crate::world::engine(Arc::new(other)).with_lease(Arc::new(Slow(lease.clone())));
+    let given = components(&refs);
+    let (ended, ()) = tokio::join!(engine.execute(&plan, &given, stopped), async {
+        sleep(Duration::from_secs(3)).await;
+        stop.cancel();
+    });
+    assert_eq!(ended.unwrap_err().kind(), ErrorKind::Cancelled);
+    assert!(engine.journal().runs().await.unwrap().is_empty(), "nothing was begun");
+    assert_eq!(lease.holder(&realm(), all[0].id()), None, "what was taken is given back");
+}

@@ -269,3 +269,60 @@ async fn pruning_forgets_runs_and_no_mark() {
     assert!(ledger.record(&web.realm().await.unwrap(), web.id()).await.unwrap().is_bad(&bad));
     assert_eq!(json!(Mark::Bad), "bad");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_right_after_a_rollback_loses_no_note() {
+    for polls in 1.. {
+        let (web, journal) = (component("web"), Arc::new(MemoryJournal::new()));
+        let plan = plan(FailurePolicy::Halt, &[(&web, &[])]).await;
+        let engine = engine(journal.clone()).with_ledger(journal.clone());
+        let given = components(&[&web]);
+        let done = rollback_testkit::poll_times(engine.execute(&plan, &given, options()), polls).await;
+        let ended = done.is_some();
+        if let Some(run) = journal.runs().await.unwrap().first() {
+            if run.outcome == Outcome::Unfinished {
+                engine.resume(run.run, &given, options()).await.unwrap();
+            }
+            let record = journal.record(&web.realm().await.unwrap(), web.id()).await.unwrap();
+            let three = snapshot_of(&web, "v3").await.unwrap();
+            assert!(record.left(&three.fingerprint, "v3").is_some(), "dropped at await {polls}");
+        }
+        if ended {
+            return;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_system_still_knows_and_does_not_return_to_is_not_taken_from_the_record() {
+    let (web, ledger) = (component("web"), Arc::new(MemoryJournal::new()));
+    for id in ["v1", "v2", "v3"] {
+        let snapshot = snapshot_of(&web, id).await.unwrap();
+        note(&*ledger, &web, 10, Fact::InPlace { snapshot }).await;
+    }
+    for (part, value) in [("image", 1), ("limit", 1)] {
+        web.edit(part, json!(value));
+    }
+    let nothing = resolve(&ledger, &web, Target::Previous).await.unwrap_err();
+    assert_eq!(nothing.kind(), ErrorKind::NotFound, "v2 and v3 are newer, not earlier: {nothing:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn noting_again_changes_nothing_also_after_others_have_noted() {
+    let (web, ledger) = (component("web"), MemoryJournal::new());
+    let [two, three] = ["v2", "v3"].map(|id| snapshot_of(&web, id));
+    let (two, three) = (two.await.unwrap(), three.await.unwrap());
+    let run = rollback_core::RunId::random();
+    let there = [Fact::Left { snapshot: three.clone(), run }, Fact::InPlace { snapshot: two.clone() }];
+    let back = [Fact::Left { snapshot: two, run }, Fact::InPlace { snapshot: three }];
+    for (second, facts) in [(1, &there), (2, &back)] {
+        for fact in facts {
+            note(&ledger, &web, second, fact.clone()).await;
+        }
+    }
+    let before = ledger.record(&web.realm().await.unwrap(), web.id()).await.unwrap();
+    for fact in there {
+        note(&ledger, &web, 1, fact).await;
+    }
+    assert_eq!(ledger.record(&web.realm().await.unwrap(), web.id()).await.unwrap(), before);
+}

@@ -240,3 +240,22 @@ async fn the_reversal_of_a_run_takes_back_what_it_left_changed_in_the_opposite_o
     assert_eq!(unfinished.reversal().unwrap_err().kind(), ErrorKind::Refused);
     assert_eq!(Rollbackable::id(&web).name(), "web");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_resume_that_is_cancelled_at_once_leaves_the_run_unfinished() {
+    let web = component("web");
+    web.set_settling(Settling::Never);
+    let plan = plan(FailurePolicy::Halt, &[(&web, &[])]).await;
+    let journal = Arc::new(MemoryJournal::new());
+    let first = engine(journal.clone());
+    let given = components(&[&web]);
+    assert!(timeout(HUNG, first.execute(&plan, &given, options())).await.is_err(), "it waits to settle");
+    let run = only_run(&*journal).await.unwrap();
+    let options = options();
+    options.cancellation.cancel();
+    let stopped = engine(journal.clone()).resume(run, &given, options).await;
+    let outcome = RunState::replay(&journal.entries(run).await.unwrap()).unwrap().outcome;
+    assert_eq!(outcome, Outcome::Unfinished, "{stopped:?}");
+    let kind = stopped.map_or_else(|error| error.kind(), |report| report.error.unwrap().kind);
+    assert_eq!(kind, ErrorKind::Cancelled);
+}

@@ -49,11 +49,18 @@ async fn another_engine_goes_on_from_the_file() {
     let web = component("web");
     let plan = Planner::new().rollback("web", web.clone(), Target::Previous, &[]).plan().await.unwrap();
     let components: Components = [web.clone() as Arc<dyn Rollbackable>].into_iter().collect();
-    let options = RunOptions::by("one");
-    let run = options.run;
-    options.cancellation.cancel();
-    let stopped = Engine::new(Arc::new(home.open())).execute(&plan, &components, options).await.unwrap();
-    assert_eq!(stopped.outcome, Outcome::Unfinished);
+    let mut options = RunOptions::by("one");
+    let (run, stop) = (options.run, options.cancellation.clone());
+    let (sender, mut events) = tokio::sync::mpsc::unbounded_channel();
+    options.progress = Some(sender);
+    let engine = Engine::new(Arc::new(home.open()));
+    let begun = async {
+        events.recv().await;
+        stop.cancel();
+    };
+    let (stopped, ()) = tokio::join!(engine.execute(&plan, &components, options), begun);
+    assert_eq!(stopped.unwrap().outcome, Outcome::Unfinished);
+    drop(engine);
     let engine = Engine::new(Arc::new(home.open()));
     let report = engine.resume(run, &components, RunOptions::by("two")).await.unwrap();
     assert_eq!(report.outcome, Outcome::Completed, "{report:?}");

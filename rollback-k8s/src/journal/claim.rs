@@ -33,8 +33,13 @@ impl Drop for Renewed {
 pub(super) async fn claim(journal: &KubernetesJournal, run: RunId) -> Result<Claim> {
     let name = format!("rollback-run-{run}");
     let namespace = journal.namespace();
-    let executed =
-        |by: &str| Error::new(ErrorKind::Refused, format!("run {run} is being executed already, by {by}"));
+    let executed = |by: &str| {
+        Error::new(ErrorKind::Refused, format!("run {run} is being executed already, by {by}")).with_hint(
+            format!(
+                "wait until it has ended; if it is certainly gone: kubectl delete lease {name} -n {namespace}"
+            ),
+        )
+    };
     if journal.claims().contains_key(&run) {
         return Err(executed("this process"));
     }
@@ -59,7 +64,12 @@ pub(super) async fn claim(journal: &KubernetesJournal, run: RunId) -> Result<Cla
         lease: lease.clone(),
     };
     let token = RunId::random().to_string();
-    let claimed = Claimed { token: token.clone(), lease, known: Arc::default(), waiting: Arc::default() };
+    let claimed = Claimed {
+        token: token.clone(),
+        lease: lease.clone(),
+        known: Arc::default(),
+        waiting: Arc::default(),
+    };
     journal.claims().insert(run, claimed.clone());
     // From here on whoever had the run before records nothing more, and what it recorded is seen.
     match take_over(journal, run, &token).await {
@@ -72,7 +82,10 @@ pub(super) async fn claim(journal: &KubernetesJournal, run: RunId) -> Result<Cla
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
-    Ok(Claim::new(renewed))
+    let (check, release) = (lease.clone(), lease);
+    Ok(Claim::new(renewed)
+        .with_check(move || check.check())
+        .with_release(async move { release.release().await }))
 }
 
 async fn take_over(journal: &KubernetesJournal, run: RunId, token: &str) -> Result<Value> {

@@ -1,5 +1,7 @@
 //! The ledger: for each component a Secret, because snapshots may hold what not everyone should see.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -7,6 +9,7 @@ use rollback_core::{
     ComponentId, Disposition, Error, ErrorKind, Fingerprint, Ledger, Note, Realm, Record, Result,
 };
 use serde_json::{Value, json};
+use tokio::time::sleep;
 
 use super::{KubernetesJournal, unusable};
 use crate::cluster::MANAGER;
@@ -14,6 +17,7 @@ use crate::json;
 
 /// How often what others have written meanwhile is read again.
 const ATTEMPTS: usize = 20;
+const PAUSE: Duration = Duration::from_millis(50);
 
 fn name(realm: &Realm, component: &ComponentId) -> String {
     let hash = Fingerprint::of(&json!([realm, component]));
@@ -24,6 +28,7 @@ fn decode(component: &ComponentId, secret: &Value) -> Result<Record> {
     let damaged = || {
         let message = format!("Secret {} does not hold what is known of {component}", json::name(secret));
         Error::new(ErrorKind::Journal, message)
+            .with_hint("delete that Secret: marks and snapshots begin anew")
     };
     let text = json::text(secret, "/data/record").ok_or_else(damaged)?;
     let bytes = BASE64_STANDARD.decode(text).map_err(|error| damaged().with_source(error))?;
@@ -88,6 +93,7 @@ impl Ledger for KubernetesJournal {
                 Err(error) if error.disposition() == Disposition::Indeterminate => {}
                 Err(error) => return Err(unusable(error)),
             }
+            sleep(PAUSE).await;
         }
         Err(Error::new(ErrorKind::Journal, "the ledger is written by others all the time").temporary(None))
     }

@@ -187,7 +187,9 @@ impl KubernetesJournal {
             let path = format!("{}/{}", self.secrets_path(), object::secret_name(run, part));
             self.remove(&path, "removing a run").await?;
         }
-        Ok(())
+        // Of a process that ended without giving it back.
+        let leases = format!("/apis/coordination.k8s.io/v1/namespaces/{}/leases", self.0.namespace);
+        self.remove(&format!("{leases}/rollback-run-{run}"), "removing a run").await
     }
 
     async fn read(&self, run: RunId) -> Result<Value> {
@@ -206,7 +208,11 @@ impl KubernetesJournal {
         let mut parts = Vec::new();
         for part in 0..object::parts(object) {
             let path = format!("{}/{}", self.secrets_path(), object::secret_name(run, part));
-            parts.push(self.0.cluster.get(&path, "reading a run").await.map_err(unusable)?);
+            let part = self.0.cluster.get(&path, "reading a run").await;
+            parts.push(part.map_err(|error| match error.kind() {
+                ErrorKind::NotFound => object::damaged(run, "a Secret of it is gone"),
+                _ => unusable(error),
+            })?);
         }
         object::entries(run, object, &parts)
     }
@@ -215,6 +221,17 @@ impl KubernetesJournal {
     async fn unfinished(&self) -> Result<Vec<Value>> {
         let query = format!("labelSelector={}", crate::encode(UNFINISHED));
         self.0.cluster.list(&self.runs_path(), &query, "reading the journal").await.map_err(unusable)
+    }
+
+    /// Makes the objects of a run that begins.
+    async fn make(&self, run: RunId, state: &RunState, secrets: &[Value], object: &Value) -> Result<Value> {
+        for secret in secrets {
+            self.create(&self.secrets_path(), secret, "recording a run").await.map_err(unusable)?;
+        }
+        let made = self.create(&self.runs_path(), object, "recording a run").await.map_err(unusable)?;
+        // Two that began at the same moment both see each other here, or one of them does.
+        self.check_free(run, state).await?;
+        Ok(made)
     }
 
     /// Writes all that waits, and tells those who wait.
@@ -286,11 +303,14 @@ impl KubernetesJournal {
     async fn check_free(&self, run: RunId, state: &RunState) -> Result<()> {
         let moves = state.plan.moves();
         for other in self.unfinished().await? {
-            let id = json::name(&other);
-            if id != run.to_string()
-                && let Some((_, component)) = object::moves(&other)?.intersection(&moves).next()
+            let (Ok(id), Ok(theirs)) = (json::name(&other).parse::<RunId>(), object::moves(&other)) else {
+                tracing::warn!(name = json::name(&other), "a RollbackRun cannot be read, and is ignored");
+                continue;
+            };
+            if id != run
+                && let Some((_, component)) = theirs.intersection(&moves).next()
             {
-                return Err(overlaps(id.parse()?, component));
+                return Err(overlaps(id, component));
             }
         }
         Ok(())
@@ -303,7 +323,7 @@ impl fmt::Debug for KubernetesJournal {
     }
 }
 
-/// Repeats a request whose effect repeating does not change, for about half a minute.
+/// Repeats a request whose effect repeating does not change, six times, with pauses of half a minute in all.
 async fn repeated<T, F: Future<Output = Result<T>>>(request: impl Fn() -> F) -> Result<T> {
     let backoff = ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(200))
@@ -366,15 +386,17 @@ impl Journal for KubernetesJournal {
         let secrets = object::secrets(run, &self.0.namespace, &claimed.token, &entry)?;
         let object = object::run(run, &self.0.namespace, &claimed.token, &state, secrets.len());
         self.check_free(run, &state).await?;
-        for secret in &secrets {
-            self.create(&self.secrets_path(), secret, "recording a run").await.map_err(unusable)?;
-        }
-        let made = self.create(&self.runs_path(), &object, "recording a run").await.map_err(unusable)?;
-        // Two that began at the same moment both see each other here, or one of them does.
-        if let Err(refused) = self.check_free(run, &state).await {
-            self.remove_run(run, secrets.len()).await.map_err(unusable)?;
-            return Err(refused);
-        }
+        let made = match self.make(run, &state, &secrets, &object).await {
+            Ok(made) => made,
+            Err(error) => {
+                return Err(match self.remove_run(run, secrets.len()).await {
+                    Ok(()) => error,
+                    Err(rest) => error.with_hint(format!(
+                        "what was made of it could not be removed ({rest}): close it with `rollback abandon {run} --reason …`"
+                    )),
+                });
+            }
+        };
         *claimed.known.lock().await = Some(Known { state, count: 1 });
         // So that they go with it, whoever removes it; what fails here is removed with the run all the same.
         for secret in &secrets {
@@ -406,7 +428,14 @@ impl Journal for KubernetesJournal {
     async fn runs(&self) -> Result<Vec<RunSummary>> {
         let list =
             self.0.cluster.list(&self.runs_path(), "", "reading the journal").await.map_err(unusable)?;
-        let mut runs = list.iter().map(object::summary).collect::<Result<Vec<_>>>()?;
+        let readable = |object: &Value| match object::summary(object) {
+            Ok(run) => Some(run),
+            Err(error) => {
+                tracing::warn!(%error, "a RollbackRun cannot be read, and is not listed");
+                None
+            }
+        };
+        let mut runs: Vec<_> = list.iter().filter_map(readable).collect();
         runs.sort_by_key(|run| std::cmp::Reverse(run.run));
         Ok(runs)
     }

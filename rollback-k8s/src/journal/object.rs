@@ -44,9 +44,10 @@ fn unfit(error: serde_json::Error) -> Error {
     Error::new(ErrorKind::Journal, "the run cannot be stored as JSON").with_source(error)
 }
 
-fn damaged(run: RunId, what: &str) -> Error {
+pub(super) fn damaged(run: RunId, what: &str) -> Error {
     let message = format!("what the cluster holds of run {run} is not whole: {what}");
     Error::new(ErrorKind::Journal, message)
+        .with_hint(format!("see to its components by hand, then: kubectl delete rollbackrun {run}"))
 }
 
 /// The Secrets that hold the first entry of a run, with the states of its components.

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use super::fault::{Broken, Fault};
+use crate::RunId;
+use crate::journal::executed;
 use crate::lease::file::FileLock;
-use crate::{Error, ErrorKind, RunId};
 
 /// Takes a run of the journal at `journal`. The lock of each run is a file of its own beside the journal:
 /// locking the journal's file would interfere with `SQLite`'s locks.
@@ -14,10 +15,7 @@ pub(super) fn claim(journal: &Path, run: RunId) -> Result<FileLock, Fault> {
     let path = Path::new(&folder).join(format!("{run}.lock"));
     match FileLock::try_new(&path, "") {
         Ok(Some(lock)) => Ok(lock),
-        Ok(None) => {
-            let message = format!("run {run} is being executed already");
-            Err(Error::new(ErrorKind::Refused, message).into())
-        }
+        Ok(None) => Err(executed(run).into()),
         Err(error) => Err(Fault::Told(Broken::from(error).at(&path))),
     }
 }
