@@ -147,7 +147,7 @@ async fn wait(program: &str, dir: &Path, ready: impl AsyncFn() -> bool) {
 
 /// Ports below those that the system hands out by itself, so that no connection of another test
 /// takes one between this look and the server's start.
-fn free_ports<const N: usize>() -> [u16; N] {
+pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
     let seed = std::process::id().wrapping_mul(97) % 10_000;
     let mut candidates = (0..10_000).map(|n| 20_000 + u16::try_from((seed + n) % 10_000).unwrap());
     let listeners: [TcpListener; N] = std::array::from_fn(|_| {

@@ -11,9 +11,11 @@ use std::sync::Mutex;
 /// it ends when that process is gone, be it by SIGKILL, which no handler in the process could see.
 const SCRIPT: &str = r#"
 pids=
+groups=
 at_end=:
 while read -r line; do eval "$line"; done
 [ -z "$pids" ] || kill -KILL $pids
+for group in $groups; do kill -KILL -- "-$group"; done
 wait
 eval "$at_end"
 [ -z "$ROLLBACK_TEST_LOGS" ] || { mkdir -p "$ROLLBACK_TEST_LOGS" && cp "$1"/*.log "$ROLLBACK_TEST_LOGS"; }
@@ -54,6 +56,11 @@ impl Keeper {
         write!(line, r#" </dev/null >{} 2>&1 & pids="$pids $!""#, quote(&log.to_string_lossy()))
             .expect("write to a string");
         self.send(&line);
+    }
+
+    /// Ends a process with its group when the test process has ended.
+    pub(crate) fn adopt_group(&self, leader: u32) {
+        self.send(&format!(r#"groups="$groups {leader}""#));
     }
 
     /// Has a command run when the test process has ended.

@@ -34,6 +34,7 @@ mod fault;
 mod keeper;
 mod kubeconfig;
 mod kubelet;
+mod mlflow;
 mod namespace;
 pub mod objects;
 mod pod_status;
@@ -44,6 +45,7 @@ mod user;
 
 pub use fault::{Fault, Matcher};
 pub use kubelet::{NODES, READY_ANNOTATION};
+pub use mlflow::{Mlflow, MlflowVersion, ObjectStore};
 pub use namespace::Namespace;
 pub use proxy::{FaultProxy, Hold, Recorded};
 pub use testbed::Testbed;

@@ -121,6 +121,21 @@ impl FaultProxy {
         Self { url, kubeconfig, state, task }
     }
 
+    /// A proxy before any server that speaks plain HTTP, as the testbed's stand before the API server.
+    pub async fn before(url: &str, folder: &Path) -> Self {
+        let mut config = kube::Config::new(url.parse().expect("the URL of a server"));
+        config.default_retry = false;
+        let client = || Client::try_from(config.clone()).expect("a client");
+        let runtime = crate::mlflow::runtime();
+        let upstream = {
+            // A client belongs to the runtime in which it was made.
+            let _entered = runtime.enter();
+            Upstream { admin: client(), anonymous: client() }
+        };
+        let name = format!("proxy-{}", fastrand::u64(..));
+        Self::start(runtime, upstream, folder.join(name), None).await
+    }
+
     /// The URL of the proxy, `http://127.0.0.1:<port>`.
     pub fn url(&self) -> &str {
         &self.url

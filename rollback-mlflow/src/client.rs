@@ -1,0 +1,202 @@
+//! The registry's REST API.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::{Client, Method, RequestBuilder, header, redirect};
+use rollback_core::{Access, Error, ErrorKind, Realm, Result, retry_read};
+use secrecy::ExposeSecret as _;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use url::Url;
+
+use crate::config::RegistryConfig;
+use crate::error;
+use crate::wire::{DownloadAnswer, ModelAnswer, ModelVersion, RegisteredModel, SearchAnswer};
+
+/// How many versions one page of a list has.
+const PAGE: &str = "1000";
+
+/// A connection to a model registry, shared by all components in it. Cloning is cheap.
+#[derive(Clone)]
+pub struct Registry(Arc<Inner>);
+
+struct Inner {
+    client: Client,
+    config: RegistryConfig,
+    url: Url,
+}
+
+impl Registry {
+    /// Makes a client. No request is made yet.
+    ///
+    /// # Errors
+    /// `InvalidConfig` when the configuration cannot be used.
+    pub fn new(config: RegistryConfig) -> Result<Self> {
+        let invalid = |message: String| Error::new(ErrorKind::InvalidConfig, message);
+        let url = config.url()?;
+        // The one of the Kubernetes client; a program that has chosen another keeps it.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut client = Client::builder()
+            .user_agent(concat!("rollback/", env!("CARGO_PKG_VERSION")))
+            .timeout(config.timeout)
+            .connect_timeout(Duration::from_secs(5))
+            // A redirect would take the credentials along, or turn a write into a read.
+            .redirect(redirect::Policy::none())
+            .danger_accept_invalid_certs(config.insecure_tls);
+        if let Some(path) = &config.server_cert_path {
+            let bad =
+                |why: String| invalid(format!("cannot use the certificates in {}: {why}", path.display()));
+            let pem = std::fs::read(path).map_err(|e| bad(e.to_string()))?;
+            let all = reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| bad(e.to_string()))?;
+            if all.is_empty() {
+                return Err(bad("there is none".into()));
+            }
+            client = client.tls_certs_only(all);
+        }
+        let client = client
+            .build()
+            .map_err(|e| invalid("the connection settings cannot be used".into()).with_source(e))?;
+        Ok(Self(Arc::new(Inner { client, config, url })))
+    }
+
+    /// The registry's identity: its address.
+    pub(crate) fn realm(&self) -> Realm {
+        Realm::new(format!("mlflow:{}", self.0.url.as_str().trim_end_matches('/')))
+    }
+
+    fn request(&self, method: Method, path: &str) -> Result<RequestBuilder> {
+        let url = self.0.url.join(&format!("api/2.0/mlflow/{path}"));
+        let url = url.map_err(|e| Error::new(ErrorKind::InvalidConfig, "no such address").with_source(e))?;
+        let request = self.0.client.request(method, url);
+        let config = &self.0.config;
+        Ok(match (&config.token, &config.username) {
+            (Some(token), _) => request.bearer_auth(token.expose_secret()),
+            (None, Some(user)) => {
+                request.basic_auth(user, config.password.as_ref().map(|password| password.expose_secret()))
+            }
+            (None, None) => request,
+        })
+    }
+
+    async fn send<T: DeserializeOwned>(request: RequestBuilder, access: Access, what: &str) -> Result<T> {
+        let response = request.send().await.map_err(|e| error::from_reqwest(e, access, what))?;
+        let status = response.status();
+        let retry_after = response.headers().get(header::RETRY_AFTER);
+        let retry_after = retry_after.and_then(|v| v.to_str().ok()?.parse().ok()).map(Duration::from_secs);
+        let body = response.text().await.map_err(|e| error::from_reqwest(e, access, what))?;
+        if !status.is_success() {
+            return Err(error::from_response(status.as_u16(), retry_after, &body, access, what));
+        }
+        serde_json::from_str(&body).map_err(|e| {
+            let told = Error::new(ErrorKind::Unexpected, format!("{what}: the answer is not MLflow's"))
+                .with_source(e)
+                .with_hint("check that the tracking URI is that of an MLflow server");
+            if access == Access::Write { told.indeterminate() } else { told }
+        })
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)], what: &str) -> Result<T> {
+        retry_read(async || {
+            Self::send(self.request(Method::GET, path)?.query(query), Access::Read, what).await
+        })
+        .await
+    }
+
+    async fn write(&self, method: Method, path: &str, body: &Value, what: &str) -> Result<Value> {
+        Self::send(self.request(method, path)?.json(body), Access::Write, what).await
+    }
+
+    pub(crate) async fn model(&self, name: &str) -> Result<RegisteredModel> {
+        let what = format!("reading model {name}");
+        let answer: ModelAnswer = self.get("registered-models/get", &[("name", name)], &what).await?;
+        Ok(answer.registered_model)
+    }
+
+    /// All versions, the highest number first. In the order of their numbers a page stays what it was while
+    /// versions are changed, which the default order does not.
+    pub(crate) async fn versions(&self, name: &str) -> Result<Vec<ModelVersion>> {
+        let what = format!("listing the versions of model {name}");
+        let filter = format!("name='{}'", name.replace('\'', "''"));
+        let mut all: Vec<ModelVersion> = Vec::new();
+        let mut token = String::new();
+        loop {
+            let mut query =
+                vec![("filter", filter.as_str()), ("order_by", "version_number DESC"), ("max_results", PAGE)];
+            if !token.is_empty() {
+                query.push(("page_token", &token));
+            }
+            let page: SearchAnswer = self.get("model-versions/search", &query, &what).await?;
+            // A version that was deleted meanwhile moves the pages by one.
+            let last = all.last().map(ModelVersion::number);
+            all.extend(page.model_versions.into_iter().filter(|v| last.is_none_or(|last| v.number() < last)));
+            if page.next_page_token.is_empty() {
+                return Ok(all);
+            }
+            token = page.next_page_token;
+        }
+    }
+
+    pub(crate) async fn download_uri(&self, name: &str, version: &str) -> Result<String> {
+        let what = format!("asking where version {version} of model {name} is");
+        let query = [("name", name), ("version", version)];
+        let answer: DownloadAnswer = self.get("model-versions/get-download-uri", &query, &what).await?;
+        Ok(answer.artifact_uri)
+    }
+
+    pub(crate) async fn set_alias(&self, name: &str, alias: &str, version: &str) -> Result<()> {
+        let body = json!({"name": name, "alias": alias, "version": version});
+        let what = format!("moving alias {alias} of model {name} to version {version}");
+        self.write(Method::POST, "registered-models/alias", &body, &what).await.map(drop)
+    }
+
+    pub(crate) async fn delete_alias(&self, name: &str, alias: &str) -> Result<()> {
+        let body = json!({"name": name, "alias": alias});
+        let what = format!("removing alias {alias} of model {name}");
+        self.write(Method::DELETE, "registered-models/alias", &body, &what).await.map(drop)
+    }
+
+    /// Archiving the others is only ever asked for where the server takes it: for any other stage it answers
+    /// 500, each time.
+    pub(crate) async fn transition(
+        &self,
+        name: &str,
+        version: &str,
+        stage: &str,
+        archive: bool,
+    ) -> Result<()> {
+        let body = json!({
+            "name": name, "version": version, "stage": stage, "archive_existing_versions": archive,
+        });
+        let what = format!("moving version {version} of model {name} to {stage}");
+        let done = self.write(Method::POST, "model-versions/transition-stage", &body, &what).await;
+        done.map(drop).map_err(|error| {
+            let is_model = error.to_string().contains("not found");
+            if error.kind() == ErrorKind::NotFound && !is_model {
+                return Error::new(ErrorKind::Unsupported, "this server has no stages")
+                    .with_source(error)
+                    .with_hint("use an alias: --alias champion");
+            }
+            error
+        })
+    }
+
+    pub(crate) async fn tag_version(&self, name: &str, version: &str, key: &str, value: &str) -> Result<()> {
+        let body = json!({"name": name, "version": version, "key": key, "value": value});
+        let what = format!("tagging version {version} of model {name}");
+        self.write(Method::POST, "model-versions/set-tag", &body, &what).await.map(drop)
+    }
+
+    pub(crate) async fn tag_model(&self, name: &str, key: &str, value: &str) -> Result<()> {
+        let body = json!({"name": name, "key": key, "value": value});
+        let what = format!("tagging model {name}");
+        self.write(Method::POST, "registered-models/set-tag", &body, &what).await.map(drop)
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry").field("config", &self.0.config).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,58 @@
+//! What a version refers to is looked for before its pointer moves.
+
+use rollback_core::{ErrorKind, Outcome, Rollbackable};
+use rollback_mlflow::{ArtifactCheck, ModelPointer, PointerOptions, Stage, StoreOptions};
+use rollback_tests::{Mlflow, MlflowVersion, ObjectStore};
+
+use crate::world::{options, registry, revision, undo};
+
+fn checking(store: &ObjectStore, check: ArtifactCheck) -> PointerOptions {
+    let mut options = options();
+    options.artifact_check = check;
+    options.store = StoreOptions::default()
+        .with("aws_endpoint", store.url())
+        .with("aws_access_key_id", "test")
+        .with("aws_secret_access_key", "test")
+        .with("aws_region", "us-east-1");
+    options
+}
+
+#[tokio::test]
+async fn a_version_whose_artifact_is_gone_is_shown_and_refused() {
+    let store = ObjectStore::shared().await;
+    let server = Mlflow::shared(MlflowVersion::Three).await;
+    // The name of the one that is gone begins that of one which is there.
+    let sources =
+        ["s3://models/a/v1", "s3://models/a/v4", "s3://models/a/v40", "dbfs:/models/v3", "s3://nowhere/v1"];
+    for key in ["a/v1/MLmodel", "a/v40/MLmodel"] {
+        store.put(key).await;
+    }
+    let model = server.model(&sources).await;
+    server.stage(&model, "3", "Production", true).await;
+    let registry = registry(server.url());
+    let pointer =
+        |check| ModelPointer::stage(&registry, &model, Stage::Production, checking(store, check)).unwrap();
+    let warn = pointer(ArtifactCheck::Warn);
+    let gone: Vec<_> =
+        warn.history().await.unwrap().into_iter().map(|r| (r.id, r.summary.contains("gone"))).collect();
+    let expect = [("5", true), ("4", false), ("3", false), ("2", true), ("1", false)];
+    assert_eq!(gone, expect.map(|(id, gone)| (id.to_owned(), gone)));
+
+    let before = server.observe(&model).await;
+    let refused = undo(&warn, revision("2")).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Refused);
+    assert!(refused.to_string().contains("s3://models/a/v4"), "{refused}");
+    let unknown = undo(&pointer(ArtifactCheck::Require), revision("4")).await.unwrap_err();
+    assert_eq!(unknown.kind(), ErrorKind::Refused);
+    assert!(unknown.hint().unwrap().contains("--artifact-check=warn"), "{unknown:?}");
+    assert_eq!(server.observe(&model).await, before);
+    let warned = warn.prepare(&revision("4")).await.unwrap().remove(0);
+    assert!(warned.warnings.iter().any(|w| w.contains("was not checked")), "{warned:?}");
+    let report = undo(&pointer(ArtifactCheck::Require), revision("1")).await.unwrap();
+    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+
+    let mut forced = checking(store, ArtifactCheck::Warn);
+    forced.force = true;
+    let forced = ModelPointer::stage(&registry, &model, Stage::Production, forced).unwrap();
+    assert_eq!(undo(&forced, revision("2")).await.unwrap().outcome, Outcome::Completed);
+}

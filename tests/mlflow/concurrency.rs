@@ -1,0 +1,87 @@
+//! Many who move one pointer at once, although the server has no compare-and-set.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rollback_core::{
+    Components, Engine, ErrorKind, MemoryJournal, MemoryLease, Outcome, Planner, Rollbackable, RunOptions,
+    StepOutcome,
+};
+use rollback_tests::{Matcher, Mlflow, MlflowVersion};
+
+use crate::world::{baseline, production, revision, undo};
+
+#[tokio::test]
+async fn under_a_lease_every_moment_after_has_one_version_in_the_stage() {
+    let server = Mlflow::shared(MlflowVersion::Three).await;
+    let model = baseline(server).await;
+    let lease = MemoryLease::new(Duration::from_secs(15));
+    let run = async |n: u64| {
+        let pointer: Arc<dyn Rollbackable> = Arc::new(production(server.url(), &model));
+        let target = revision(&(n % 5 + 1).to_string());
+        let plan = Planner::new().rollback("model", pointer.clone(), target, &[]).plan().await.unwrap();
+        let engine = Engine::new(Arc::new(MemoryJournal::new())).with_lease(Arc::new(lease.clone()));
+        engine.execute(&plan, &Components::new().with(pointer), RunOptions::by("x")).await
+    };
+    let all = futures::future::join_all((0..20).map(run)).await;
+    let done = all.iter().filter(|r| r.as_ref().is_ok_and(|r| r.outcome == Outcome::Completed)).count();
+    let refused = all.iter().filter(|r| r.as_ref().is_err_and(|e| e.kind() == ErrorKind::Refused)).count();
+    assert!(done >= 1 && refused >= 1, "{done} done, {refused} refused: {all:#?}");
+    let stages = server.observe(&model).await["stages"].clone();
+    let serving = stages.as_object().unwrap().values().filter(|stage| **stage == "Production").count();
+    assert_eq!(serving, 1, "{stages}");
+}
+
+#[tokio::test]
+async fn twenty_at_once_without_a_lease_never_call_an_overlap_completed() {
+    let server = Mlflow::shared(MlflowVersion::Three).await;
+    for _ in 0..3 {
+        let model = baseline(server).await;
+        let url = server.url();
+        let run = |n: u64| {
+            let pointer = production(url, &model);
+            async move { (n % 4 + 1, undo(&pointer, revision(&(n % 4 + 1).to_string())).await.unwrap()) }
+        };
+        let all = futures::future::join_all((0..20).map(run)).await;
+        let stages = server.observe(&model).await["stages"].clone();
+        let serving: Vec<_> = stages
+            .as_object()
+            .unwrap()
+            .iter()
+            .filter(|(_, stage)| **stage == "Production")
+            .map(|(v, _)| v)
+            .collect();
+        for (to, report) in &all {
+            // One that was overtaken before it looked for the last time knows it.
+            if report.outcome == Outcome::Completed && serving.len() > 1 {
+                panic!("{serving:?} are in Production, and the run to {to} is called completed: {report:#?}");
+            }
+        }
+        let completed = all.iter().filter(|(_, r)| r.outcome == Outcome::Completed).count();
+        println!("{completed} of 20 completed, {} in Production at the end", serving.len());
+    }
+}
+
+#[tokio::test]
+async fn what_somebody_else_moves_between_the_look_and_the_write_is_a_conflict() {
+    let server = Mlflow::shared(MlflowVersion::Three).await;
+    let model = baseline(server).await;
+    let proxy = server.proxy().await;
+    let mut hold = proxy.hold(Matcher::method("POST").path("transition-stage"));
+    let pointer = production(proxy.url(), &model);
+    let foreign = async {
+        hold.reached().await;
+        server.stage(&model, "2", "Production", true).await;
+        hold.release();
+    };
+    let (report, ()) = tokio::join!(undo(&pointer, revision("4")), foreign);
+    let report = report.unwrap();
+    assert_eq!((report.outcome, report.changed()), (Outcome::Halted, true), "{report:#?}");
+    let step = &report.steps[0];
+    assert_eq!(step.outcome, StepOutcome::Failed);
+    let error = step.error.as_ref().unwrap();
+    assert!(
+        error.kind == ErrorKind::Conflict && error.message.contains("version 2 is Archived"),
+        "{error:?}"
+    );
+}

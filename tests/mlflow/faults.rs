@@ -1,0 +1,164 @@
+//! Servers that are locked, die, do not know who asks, or are none.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rollback_core::{
+    Components, Engine, ErrorKind, Journal, MemoryJournal, Outcome, Planner, Rollbackable, RunOptions, Target,
+};
+use rollback_mlflow::{ModelPointer, Registry, RegistryConfig, Stage};
+use rollback_tests::{Fault, Matcher, Mlflow, MlflowVersion};
+use secrecy::SecretString;
+use serde_json::json;
+
+use crate::world::{baseline, options, production, revision, undo};
+
+fn pointer(config: RegistryConfig, model: &str) -> ModelPointer {
+    ModelPointer::stage(&Registry::new(config).unwrap(), model, Stage::Production, options()).unwrap()
+}
+
+#[tokio::test]
+async fn a_locked_database_is_waited_out() {
+    let server = Mlflow::start(MlflowVersion::Three, false).await;
+    let model = baseline(&server).await;
+    let pointer = production(server.url(), &model);
+    let locked = server.lock().await;
+    let unlock = async {
+        // Longer than the server itself waits, so that it answers 503 once.
+        tokio::time::sleep(Duration::from_secs(22)).await;
+        drop(locked);
+    };
+    let (report, ()) = tokio::join!(undo(&pointer, revision("4")), unlock);
+    let report = report.unwrap();
+    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+    assert!(report.steps[0].attempts > 1, "{report:#?}");
+    assert_eq!(server.observe(&model).await["stages"]["4"], "Production");
+}
+
+#[tokio::test]
+async fn a_server_that_dies_between_two_writes_is_gone_on_with_when_it_is_back() {
+    let server = Mlflow::start(MlflowVersion::Three, false).await;
+    let model = baseline(&server).await;
+    server.stage(&model, "4", "Staging", false).await;
+    let before = server.observe(&model).await;
+    let there: Arc<dyn Rollbackable> = Arc::new(production(server.url(), &model));
+    let plan = Planner::new().rollback("model", there.clone(), revision("4"), &[]).plan().await.unwrap();
+    let back = plan.reversed().unwrap();
+    assert_eq!(
+        undo(&production(server.url(), &model), revision("4")).await.unwrap().outcome,
+        Outcome::Completed
+    );
+
+    // The way back takes two transitions; the server dies after the first.
+    let proxy = server.proxy().await;
+    let hold = proxy.hold(Matcher::method("POST").path("transition-stage").nth(2));
+    let mut hold = hold;
+    let through: Arc<dyn Rollbackable> = Arc::new(production(proxy.url(), &model));
+    let (journal, run) = (Arc::new(MemoryJournal::new()), RunOptions::by("ann"));
+    let id = run.run;
+    // The proxy is another address, so another realm: the plan is made for it.
+    let mut steps = back.steps().to_vec();
+    for step in &mut steps {
+        step.change.realm = through.realm().await.unwrap();
+    }
+    let back = rollback_core::Plan::new(steps, back.on_failure()).unwrap();
+    let engine = Engine::new(journal.clone());
+    let components = Components::new().with(through);
+    let cancellation = run.cancellation.clone();
+    let dies = async {
+        hold.reached().await;
+        server.kill();
+        cancellation.cancel();
+        hold.release();
+    };
+    let (report, ()) = tokio::join!(engine.execute(&back, &components, run), dies);
+    assert_eq!(report.unwrap().outcome, Outcome::Unfinished);
+    server.restart().await;
+    let half = server.observe(&model).await;
+    assert_eq!((&half["stages"]["5"], &half["stages"]["4"]), (&json!("Production"), &json!("Archived")));
+    let report = engine.resume(id, &components, RunOptions::by("ann")).await.unwrap();
+    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+    assert_eq!(server.observe(&model).await, before);
+    assert_eq!(journal.runs().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn who_is_not_known_or_not_allowed_is_told_what_to_set() {
+    for version in [MlflowVersion::Three, MlflowVersion::Two] {
+        let server = Mlflow::start(version, true).await;
+        let admin = if version == MlflowVersion::Three { "adminpassword12" } else { "password1234" };
+        let as_user = |name: Option<&str>, password: &str| {
+            let mut config = RegistryConfig::new(server.url());
+            config.username = name.map(str::to_owned);
+            config.password = Some(SecretString::from(password));
+            config
+        };
+        let nobody = pointer(as_user(None, ""), "m").history().await.unwrap_err();
+        let wrong = pointer(as_user(Some("admin"), "wrong"), "m").history().await.unwrap_err();
+        for error in [nobody, wrong] {
+            assert_eq!(error.kind(), ErrorKind::Unauthenticated, "{error:?}");
+            assert!(error.hint().unwrap().contains("MLFLOW_TRACKING_USERNAME"), "{error:?}");
+        }
+        let client = reqwest::Client::new();
+        let call = async |path: &str, body: serde_json::Value| {
+            let url = format!("{}/api/2.0/mlflow/{path}", server.url());
+            let answer = client.post(url).basic_auth("admin", Some(admin)).json(&body).send().await.unwrap();
+            assert!(answer.status().is_success(), "{path}: {answer:?}");
+        };
+        call("registered-models/create", json!({"name": "m"})).await;
+        for _ in 0..2 {
+            call("model-versions/create", json!({"name": "m", "source": "s3://m/v"})).await;
+        }
+        let to =
+            json!({"name": "m", "version": "2", "stage": "Production", "archive_existing_versions": true});
+        call("model-versions/transition-stage", to).await;
+        call("users/create", json!({"username": "reader", "password": "readerpassword12"})).await;
+
+        let reader = pointer(as_user(Some("reader"), "readerpassword12"), "m");
+        assert_eq!(reader.history().await.unwrap().len(), 2);
+        let report = undo(&reader, revision("1")).await.unwrap();
+        assert_eq!((report.outcome, report.changed()), (Outcome::Halted, false), "{report:#?}");
+        let error = report.steps[0].error.clone().unwrap();
+        assert_eq!(error.kind, ErrorKind::PermissionDenied, "{error:?}");
+        let report = undo(&pointer(as_user(Some("admin"), admin), "m"), revision("1")).await.unwrap();
+        assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_mlflow_or_does_not_want_this_name_is_told() {
+    let server = Mlflow::shared(MlflowVersion::Three).await;
+    let model = baseline(server).await;
+    let mut away = RegistryConfig::new("http://127.0.0.1:1");
+    away.timeout = Duration::from_secs(2);
+    let error = pointer(away, &model).history().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+    let wrong =
+        pointer(RegistryConfig::new(format!("{}/prefix", server.url())), &model).history().await.unwrap_err();
+    assert!(
+        wrong.kind() == ErrorKind::NotFound && wrong.hint().unwrap().contains("tracking URI"),
+        "{wrong:?}"
+    );
+
+    let proxy = server.proxy().await;
+    let text = json!("Invalid Host header - possible DNS rebinding attack detected");
+    proxy.fault(Matcher::any(), Fault::Answer { code: 403, body: text });
+    let host = production(proxy.url(), &model).history().await.unwrap_err();
+    assert!(host.hint().unwrap().contains("--allowed-hosts"), "{host:?}");
+    proxy.clear();
+    proxy.fault(Matcher::any(), Fault::Answer { code: 200, body: json!("<html>login</html>") });
+    let login = production(proxy.url(), &model).history().await.unwrap_err();
+    assert!(login.hint().unwrap().contains("that of an MLflow server"), "{login:?}");
+    proxy.clear();
+    proxy.fault(
+        Matcher::method("POST").path("transition-stage"),
+        Fault::Answer {
+            code: 404,
+            body: json!({"error_code": "ENDPOINT_NOT_FOUND", "message": "no such endpoint"}),
+        },
+    );
+    let report = undo(&production(proxy.url(), &model), Target::Previous).await.unwrap();
+    let error = report.steps[0].error.clone().unwrap();
+    assert_eq!((error.kind, report.changed()), (ErrorKind::Unsupported, false), "{error:?}");
+    assert!(error.hint.unwrap().contains("--alias"));
+}

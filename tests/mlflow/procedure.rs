@@ -1,0 +1,186 @@
+//! What people do by hand, done here, and seen through MLflow's own client.
+
+use std::sync::Arc;
+
+use rollback_core::{
+    ErrorKind, Fact, Ledger, Mark, MemoryJournal, Note, Outcome, Planner, Rollbackable, Target, snapshot_of,
+};
+use rollback_mlflow::{ModelPointer, Stage};
+use rollback_tests::{Mlflow, MlflowVersion};
+use serde_json::json;
+
+use crate::world::{baseline, champion, options, production, registry, revision, undo};
+
+const BOTH: [MlflowVersion; 2] = [MlflowVersion::Three, MlflowVersion::Two];
+
+#[tokio::test]
+async fn of_inflow_baseline_the_versions_are_listed_version_5_is_archived_and_version_4_promoted() {
+    for version in BOTH {
+        let server = Mlflow::shared(version).await;
+        let model = baseline(server).await;
+        let pointer = production(server.url(), &model);
+        assert_eq!(pointer.id().to_string(), format!("model/{model}@production"));
+        let listed: Vec<_> =
+            pointer.history().await.unwrap().into_iter().map(|r| (r.id, r.current, r.summary)).collect();
+        let seen = server
+            .python(&format!(
+                "versions = client.search_model_versions(\"name='{model}'\")\n\
+                 print(json.dumps(sorted(([v.version, v.current_stage == 'Production', v.source] for v in versions), reverse=True)))"
+            ))
+            .await;
+        let listed: Vec<_> =
+            listed.iter().map(|(id, current, source)| json!([id, current, source])).collect();
+        let seen: Vec<_> = seen
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|v| json!([v[0].to_string().trim_matches('"'), v[1], v[2]]))
+            .collect();
+        assert_eq!(listed, seen, "what its client lists is what we list");
+
+        let report = undo(&pointer, Target::Previous).await.unwrap();
+        assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+        assert_eq!((report.steps[0].from.as_str(), report.steps[0].to.as_str()), ("5", "4"));
+        let stages = server
+            .python(&format!(
+                "print(json.dumps({{str(v.version): v.current_stage for v in client.search_model_versions(\"name='{model}'\")}}))"
+            ))
+            .await;
+        assert_eq!(
+            stages,
+            json!({"1": "None", "2": "None", "3": "None", "4": "Production", "5": "Archived"})
+        );
+        let tags = server
+            .python(&format!(
+                "print(json.dumps([client.get_registered_model('{model}').tags, client.get_model_version('{model}', '4').tags, client.get_model_version('{model}', '5').tags]))"
+            ))
+            .await;
+        for tags in tags.as_array().unwrap() {
+            let tag = tags["rollback.stage.Production"].as_str().unwrap();
+            for part in [&*report.run.to_string(), "ann@here", "worse answers", "\"5\"", "\"4\""] {
+                assert!(tag.contains(part), "{part}: {tag}");
+            }
+        }
+        let marks: Vec<_> = pointer.history().await.unwrap().into_iter().map(|r| r.mark).collect();
+        assert_eq!(marks[0], Some(Mark::Left), "5 was left");
+        let second = undo(&pointer, Target::Previous).await.unwrap();
+        assert_eq!(second.steps[0].to, "3", "further back, not to what was left: {second:#?}");
+    }
+}
+
+#[tokio::test]
+async fn an_alias_is_moved_to_the_version_before_and_back() {
+    for version in BOTH {
+        let server = Mlflow::shared(version).await;
+        let model = baseline(server).await;
+        let pointer = champion(server.url(), &model);
+        assert!(pointer.status().await.unwrap().is_converged());
+        let changes = pointer.prepare(&revision("v4")).await.unwrap();
+        let report = undo(&pointer, revision("4")).await.unwrap();
+        assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+        let script = format!(
+            "print(json.dumps(str(client.get_model_version_by_alias('{model}', 'champion').version)))"
+        );
+        assert_eq!(server.python(&script).await, "4");
+        let cx = rollback_core::StepContext::new(
+            rollback_core::RunId::random(),
+            rollback_core::StepId::new("back"),
+            std::time::Duration::from_secs(30),
+        );
+        pointer.apply(&cx, &changes[0].reversed()).await.unwrap();
+        assert_eq!(server.python(&script).await, "5");
+    }
+}
+
+#[tokio::test]
+async fn a_stage_can_be_emptied_and_says_so() {
+    let server = Mlflow::shared(MlflowVersion::Three).await;
+    let model = baseline(server).await;
+    let pointer = production(server.url(), &model);
+    let change = pointer.prepare(&revision("none")).await.unwrap().remove(0);
+    assert!(change.warnings.iter().any(|w| w.contains("Production will be empty")), "{change:?}");
+    let report = undo(&pointer, revision("none")).await.unwrap();
+    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+    assert_eq!(server.observe(&model).await["stages"]["5"], "Archived");
+    let alias = champion(server.url(), &model).prepare(&revision("none")).await.unwrap_err();
+    assert_eq!(alias.kind(), ErrorKind::Unsupported);
+}
+
+#[tokio::test]
+async fn two_versions_that_somebody_left_in_a_stage_are_seen_and_repaired_by_a_planned_change() {
+    let server = Mlflow::shared(MlflowVersion::Three).await;
+    let model = baseline(server).await;
+    server.stage(&model, "3", "Production", false).await;
+    let pointer = production(server.url(), &model);
+    let seen = pointer.status().await.unwrap();
+    assert!(!seen.is_converged() && seen.message.contains("5, 3"), "{seen:?}");
+    let change = pointer.prepare(&Target::Previous).await.unwrap().remove(0);
+    assert_eq!((change.from.id.as_str(), change.to.id.as_str()), ("5+3", "3"));
+    assert!(change.warnings.iter().any(|w| w.contains("are all in Production")), "{change:?}");
+    let before = server.observe(&model).await;
+    let report = undo(&pointer, Target::Previous).await.unwrap();
+    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+    assert_eq!(server.observe(&model).await["stages"]["5"], "Archived");
+    let cx = rollback_core::StepContext::new(
+        rollback_core::RunId::random(),
+        rollback_core::StepId::new("back"),
+        std::time::Duration::from_secs(30),
+    );
+    pointer.apply(&cx, &change.reversed()).await.unwrap();
+    assert_eq!(server.observe(&model).await, before, "a reversal brings back both");
+}
+
+#[tokio::test]
+async fn what_the_ledger_knows_is_no_guess() {
+    let server = Mlflow::shared(MlflowVersion::Three).await;
+    let model = baseline(server).await;
+    let pointer: Arc<ModelPointer> = Arc::new(production(server.url(), &model));
+    let guess = pointer.prepare(&Target::Previous).await.unwrap().remove(0);
+    assert!(guess.warnings.iter().any(|w| w.contains("is a guess")), "{guess:?}");
+    let ledger = Arc::new(MemoryJournal::new());
+    let realm = pointer.realm().await.unwrap();
+    for id in ["2", "5"] {
+        let snapshot = snapshot_of(&*pointer, id).await.unwrap();
+        let note = Note {
+            at: "2026-11-23T03:00:00Z".parse().unwrap(),
+            by: "ci".into(),
+            fact: Fact::InPlace { snapshot },
+        };
+        ledger.note(&realm, pointer.id(), vec![note]).await.unwrap();
+    }
+    let planner = Planner::new().with_ledger(ledger);
+    let plan = planner.rollback("model", pointer.clone(), Target::Previous, &[]).plan().await.unwrap();
+    let change = &plan.steps()[0].change;
+    assert_eq!(change.to.id, "2", "it was in Production before 5: {change:?}");
+    assert!(!change.warnings.iter().any(|w| w.contains("is a guess")), "{change:?}");
+}
+
+#[tokio::test]
+async fn what_is_typed_wrongly_is_told_with_nothing_changed() {
+    let server = Mlflow::shared(MlflowVersion::Three).await;
+    let model = baseline(server).await;
+    let before = server.observe(&model).await;
+    let pointer = production(server.url(), &model);
+    for (target, kind, says) in [
+        ("9", ErrorKind::NotFound, "the versions are: 5, 4, 3, 2, 1"),
+        ("x", ErrorKind::InvalidConfig, "numbers from 1"),
+        ("", ErrorKind::InvalidConfig, "numbers from 1"),
+    ] {
+        let error = undo(&pointer, revision(target)).await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{error:?}");
+        assert!(error.hint().unwrap().contains(says), "{error:?}");
+    }
+    let nobody = production(server.url(), "no-such-model").history().await.unwrap_err();
+    assert_eq!(nobody.kind(), ErrorKind::NotFound, "{nobody:?}");
+    let registry = registry(server.url());
+    let unset = ModelPointer::alias(&registry, &model, "challenger", options()).unwrap();
+    let error = unset.prepare(&Target::Previous).await.unwrap_err();
+    assert!(error.kind() == ErrorKind::NotFound && error.hint().unwrap().contains("champion"), "{error:?}");
+    for alias in ["", "latest", "LATEST", "v9", "a b", "a/b"] {
+        let error = ModelPointer::alias(&registry, &model, alias, options()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{alias}");
+    }
+    assert!("bogus".parse::<Stage>().is_err() && "None".parse::<Stage>().is_err());
+    assert_eq!("production".parse::<Stage>().unwrap(), Stage::Production);
+    assert_eq!(server.observe(&model).await, before);
+}
