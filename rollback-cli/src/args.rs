@@ -12,14 +12,14 @@ use rollback_core::{Error, ErrorKind, Timestamp};
 
 use crate::exit::Failure;
 
-pub(crate) use choices::{Compat, DryRun, Format, GitOps, GoodOrBad, OnFailure};
+pub(crate) use choices::{Artifacts, Compat, DryRun, Format, GitOps, GoodOrBad, OnFailure};
 
 #[derive(Debug, Parser)]
 #[command(
     name = "rollback",
     version,
-    about = "Returns Deployments, StatefulSets and DaemonSets to an earlier revision: shows what will change, \
-             asks, changes it, and watches until it has settled",
+    about = "Returns Deployments, StatefulSets, DaemonSets and the pointers of MLflow models to an earlier revision: \
+             shows what will change, asks, changes it, and watches until it has settled",
     max_term_width = 100,
     after_help = "In an emergency:
   rollback undo deployment/web -n shop        to the revision before the current one
@@ -70,6 +70,20 @@ pub(crate) struct Global {
                 rollback/rollback.db in $XDG_STATE_HOME or ~/.local/state]"
     )]
     pub(crate) journal: Option<PathBuf>,
+    /// Stage of components written as model/NAME [default: Production]
+    #[arg(long, global = true, value_name = "STAGE", conflicts_with = "alias", help_heading = "Models")]
+    pub(crate) stage: Option<String>,
+    /// Alias of components written as model/NAME, in place of a stage
+    #[arg(long, global = true, value_name = "ALIAS", help_heading = "Models")]
+    pub(crate) alias: Option<String>,
+    #[arg(
+        long,
+        global = true,
+        value_name = "URI",
+        help_heading = "Models",
+        help = "MLflow tracking server [default: $MLFLOW_TRACKING_URI]; credentials as MLflow's own clients take them"
+    )]
+    pub(crate) tracking_uri: Option<String>,
     /// No progress on stderr
     #[arg(short, long, global = true, help_heading = "Connection and output")]
     pub(crate) quiet: bool,
@@ -91,6 +105,8 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:
   rollback undo deployment/web -n shop                    to the revision before the current one
   rollback undo deployment/web -n shop --to-revision 3    to revision 3
+  rollback undo model/baseline --to-revision 4            version 4 of a model to Production
+  rollback undo model/baseline --alias champion           an alias to the version before
   rollback undo --plan plan.json --yes                    exactly what was planned")]
     Undo(UndoArgs),
     /// Tells whether a rollout is done
@@ -151,14 +167,14 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct HistoryArgs {
-    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db or ds/agent
+    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, ds/agent or model/baseline
     #[arg(value_name = "COMPONENT", required = true, num_args = 1..=2)]
     pub(crate) component: Vec<String>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
-    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db or ds/agent
+    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, ds/agent or model/baseline
     #[arg(value_name = "COMPONENT", required = true)]
     pub(crate) components: Vec<String>,
     #[command(flatten)]
@@ -170,7 +186,7 @@ pub(crate) struct PlanArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct UndoArgs {
-    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db or ds/agent
+    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, ds/agent or model/baseline
     #[arg(value_name = "COMPONENT", required_unless_present = "plan")]
     pub(crate) components: Vec<String>,
     #[command(flatten)]
@@ -204,7 +220,7 @@ pub(crate) struct WhyArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct MarkArgs {
-    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db or ds/agent
+    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, ds/agent or model/baseline
     #[arg(value_name = "COMPONENT")]
     pub(crate) component: String,
     /// Which revision, as `rollback history` lists it
@@ -219,14 +235,15 @@ pub(crate) struct MarkArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct RecordArgs {
-    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db or ds/agent
+    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, ds/agent or model/baseline
     #[arg(value_name = "COMPONENT", required = true, num_args = 1..=2)]
     pub(crate) component: Vec<String>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct TargetArgs {
-    /// Return to revision R; 0 is the previous one. With several components: NAME=R, may be repeated
+    /// Return to revision R; 0 is the previous one, `none` empties the stage of a model. With several components:
+    /// NAME=R, may be repeated
     #[arg(long, value_name = "[NAME=]R", allow_negative_numbers = true)]
     pub(crate) to_revision: Vec<String>,
     /// Return to the newest revision marked good that is not in place
@@ -241,6 +258,9 @@ pub(crate) struct TargetArgs {
     /// Go on past a refusal that names this option, such as a revision marked bad or a missing ConfigMap
     #[arg(long)]
     pub(crate) force: bool,
+    /// What to do where the artifact store of a model cannot be asked; an absent artifact is refused
+    #[arg(long, value_name = "POLICY", default_value = "warn")]
+    pub(crate) artifact_check: Artifacts,
     /// What to do with an object that Argo CD, Flux or the like would take back
     #[arg(long, value_name = "POLICY", default_value = "refuse")]
     pub(crate) gitops: GitOps,
@@ -267,7 +287,7 @@ pub(crate) struct RunArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
-    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db or ds/agent
+    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, ds/agent or model/baseline
     #[arg(value_name = "COMPONENT", required = true, num_args = 1..=2)]
     pub(crate) component: Vec<String>,
     /// Watch until it has settled or failed
@@ -280,7 +300,7 @@ pub(crate) struct StatusArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct RestartArgs {
-    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db or ds/agent
+    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, ds/agent or model/baseline
     #[arg(value_name = "COMPONENT", required = true, num_args = 1..=2)]
     pub(crate) component: Vec<String>,
     /// All pods, as a rollout, and not only those that are not ready

@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rollback_core::{
-    Error, ErrorKind, Journal, Ledger, MemoryJournal, Outcome, Rollbackable as _, RunId, RunState,
-    RunSummary, SqliteJournal, Step,
+    Error, ErrorKind, Journal, Ledger, MemoryJournal, Outcome, RunId, RunState, RunSummary, SqliteJournal,
+    Step,
 };
-use rollback_k8s::{KubernetesJournal, Workload};
+use rollback_k8s::KubernetesJournal;
 
 use crate::commands::Way;
 use crate::exit::Failure;
 use crate::output;
+use crate::parts::Part;
 use crate::session::{self, App};
 
 const ELSEWHERE: &str = "record elsewhere with `--journal PATH`, or nowhere with `--journal memory`";
@@ -201,17 +202,16 @@ impl Kept {
 
     /// Refuses while an unfinished run touches one of these: it comes first. The engine refuses as well, but
     /// only once it is planned, and what that run left may allow no plan.
-    pub(crate) async fn check_free(&self, app: &App, workloads: &[Workload]) -> Result<(), Failure> {
+    pub(crate) async fn check_free(&self, app: &App, parts: &[Part]) -> Result<(), Failure> {
         let runs = self.journal.runs().await.map_err(unusable)?;
         for run in runs.iter().filter(|run| run.outcome == Outcome::Unfinished) {
-            for workload in workloads.iter().filter(|workload| run.components.contains(workload.id())) {
+            for part in parts.iter().filter(|part| run.components.contains(part.id())) {
                 let (run, state) = self.state(run.run).await?;
                 // The same name elsewhere is another component.
-                let realm = workload.realm().await?;
-                let same =
-                    |step: &Step| step.change.component == *workload.id() && step.change.realm == realm;
+                let realm = part.component().realm().await?;
+                let same = |step: &Step| step.change.component == *part.id() && step.change.realm == realm;
                 if state.plan.steps().iter().any(same) {
-                    return Err(in_the_way(run, &Way::kept(app, self)).with_component(workload.id()).into());
+                    return Err(in_the_way(run, &Way::kept(app, self)).with_component(part.id()).into());
                 }
             }
         }

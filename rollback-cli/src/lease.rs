@@ -3,22 +3,22 @@
 
 use async_trait::async_trait;
 use futures::future::join_all;
-use rollback_core::{ComponentId, ErrorKind, Hold, Lease, LeaseRequest, LocalLease, Plan, Result};
+use rollback_core::{ComponentId, Error, ErrorKind, Hold, Lease, LeaseRequest, LocalLease, Plan, Result};
 use rollback_k8s::{Cluster, KubernetesLease};
 
 use crate::journal;
 
 #[derive(Debug)]
 pub(crate) struct Leases {
-    cluster: KubernetesLease,
+    cluster: Option<KubernetesLease>,
     machine: Option<LocalLease>,
 }
 
 impl Leases {
-    pub(crate) fn new(cluster: &Cluster) -> Self {
+    pub(crate) fn new(cluster: Option<&Cluster>) -> Self {
         let folder = journal::state_folder();
         Self {
-            cluster: KubernetesLease::new(cluster),
+            cluster: cluster.map(KubernetesLease::new),
             machine: folder.map(|folder| LocalLease::new(folder.join("leases"))),
         }
     }
@@ -27,8 +27,15 @@ impl Leases {
 #[async_trait]
 impl Lease for Leases {
     async fn acquire(&self, request: &LeaseRequest) -> Result<Box<dyn Hold>> {
-        match (self.cluster.acquire(request).await, &self.machine) {
-            (Err(error), Some(machine)) if error.kind() == ErrorKind::PermissionDenied => {
+        let answer = match &self.cluster {
+            Some(cluster) => cluster.acquire(request).await,
+            None => Err(Error::new(ErrorKind::Unsupported, "no cluster holds its lease")),
+        };
+        match (answer, &self.machine) {
+            // What does not live in a cluster is held on this machine, too.
+            (Err(error), Some(machine))
+                if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::Unsupported) =>
+            {
                 machine.acquire(request).await
             }
             (answer, _) => answer,

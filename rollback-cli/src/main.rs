@@ -8,6 +8,7 @@ mod keep;
 mod lease;
 mod naming;
 mod output;
+mod parts;
 mod place;
 mod session;
 mod signals;

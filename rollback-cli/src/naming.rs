@@ -3,13 +3,21 @@
 use rollback_core::{ComponentId, Error, ErrorKind, Result, Target};
 use rollback_k8s::WorkloadKind;
 
-const KNOWN: &str = "deployment (deploy), statefulset (sts) and daemonset (ds)";
+const KNOWN: &str = "deployment (deploy), statefulset (sts), daemonset (ds) and model";
+
+/// What sort of component it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Workload(WorkloadKind),
+    /// With the pointer, where the name says it.
+    Model(Option<String>),
+}
 
 /// A component as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Component {
     pub(crate) written: String,
-    pub(crate) kind: WorkloadKind,
+    pub(crate) kind: Kind,
     pub(crate) namespace: Option<String>,
     pub(crate) name: String,
 }
@@ -19,7 +27,7 @@ pub(crate) fn parse_all(words: &[String]) -> Result<Vec<Component>> {
     match words {
         [kind, names @ ..]
             if !names.is_empty()
-                && kind.parse::<WorkloadKind>().is_ok()
+                && (kind.parse::<WorkloadKind>().is_ok() || kind == "model")
                 && names.iter().all(|name| !name.contains('/')) =>
         {
             names.iter().map(|name| parse(&format!("{kind}/{name}"))).collect()
@@ -39,8 +47,8 @@ fn parse(written: &str) -> Result<Component> {
     }
     let plain = kind.to_ascii_lowercase();
     match plain.split('.').next().unwrap_or_default() {
-        "inferenceservice" | "inferenceservices" | "isvc" | "model" | "models" | "environment"
-        | "environments" | "env" => {
+        "model" | "models" => return model(written, &rest),
+        "inferenceservice" | "inferenceservices" | "isvc" | "environment" | "environments" | "env" => {
             let message = format!("{written}: the type {kind} is not supported yet");
             return Err(Error::new(ErrorKind::Unsupported, message)
                 .with_hint(format!("the types supported are {KNOWN}")));
@@ -58,7 +66,24 @@ fn parse(written: &str) -> Result<Component> {
     if name.is_empty() || namespace.as_deref() == Some("") {
         return Err(invalid(format!("{written}: write TYPE/NAME or TYPE/NAMESPACE/NAME")));
     }
+    let kind = Kind::Workload(kind);
     Ok(Component { written: written.to_owned(), kind, namespace, name: name.to_owned() })
+}
+
+/// Reads `model/NAME`, or `model/NAME@POINTER` as JSON prints it.
+fn model(written: &str, rest: &[&str]) -> Result<Component> {
+    let [name] = rest else {
+        return Err(invalid(format!("{written}: write model/NAME, or model/NAME@POINTER")));
+    };
+    let (name, pointer) = match name.rsplit_once('@') {
+        Some((name, pointer)) => (name, Some(pointer.to_owned())),
+        None => (*name, None),
+    };
+    if name.is_empty() || pointer.as_deref() == Some("") {
+        return Err(invalid(format!("{written}: write model/NAME, or model/NAME@POINTER")));
+    }
+    let kind = Kind::Model(pointer);
+    Ok(Component { written: written.to_owned(), kind, namespace: None, name: name.to_owned() })
 }
 
 /// Whether the namespace of a name and the one asked for by `-n` fit together.
@@ -77,7 +102,7 @@ pub(crate) struct Wanted {
     written: String,
     /// The component that it is for; none where there is only one.
     name: Option<String>,
-    target: Target,
+    revision: String,
 }
 
 /// Reads the values of `--to-revision`: `R`, or `NAME=R`.
@@ -87,20 +112,28 @@ pub(crate) fn parse_revisions(values: &[String]) -> Result<Vec<Wanted>> {
             Some((name, revision)) => (Some(name.to_owned()), revision),
             None => (None, value.as_str()),
         };
-        let target = match revision.parse::<i64>() {
-            Ok(0) => Target::Previous,
-            Ok(number) if number > 0 => Target::Revision(number.to_string()),
-            // As history names one whose number another has by now.
-            _ if is_fingerprint(revision) => Target::Revision(revision.to_owned()),
-            _ => {
-                return Err(invalid(format!(
-                    "--to-revision {value}: a revision is a number from 1, and 0 the previous one"
-                )));
-            }
-        };
-        Ok(Wanted { written: value.clone(), name, target })
+        Ok(Wanted { written: value.clone(), name, revision: revision.to_owned() })
     };
     values.iter().map(read).collect()
+}
+
+/// What a revision means that was typed for this component.
+fn target(written: &str, revision: &str, id: &ComponentId) -> Result<Target> {
+    let is_model = id.kind() == "model";
+    let version = revision.strip_prefix('v').filter(|_| is_model).unwrap_or(revision);
+    match version.parse::<i64>() {
+        Ok(0) => Ok(Target::Previous),
+        Ok(number) if number > 0 => Ok(Target::Revision(number.to_string())),
+        _ if is_model && revision == "none" => Ok(Target::Revision(revision.to_owned())),
+        // As history names one whose number another has by now.
+        _ if is_fingerprint(revision) => Ok(Target::Revision(revision.to_owned())),
+        _ => {
+            let none = if is_model { "; `none` empties a stage" } else { "" };
+            Err(invalid(format!(
+                "--to-revision {written}: a revision is a number from 1, and 0 the previous one{none}"
+            )))
+        }
+    }
 }
 
 fn is_fingerprint(text: &str) -> bool {
@@ -115,7 +148,7 @@ pub(crate) fn targets(
     otherwise: &Target,
 ) -> Result<Vec<Target>> {
     let mut targets: Vec<Option<Target>> = vec![None; components.len()];
-    for Wanted { written, name, target } in wanted {
+    for Wanted { written, name, revision } in wanted {
         let place = match (&name, components) {
             (Some(name), _) => {
                 let is_meant = |(text, id): &(&str, &ComponentId)| *text == name || id.to_string() == *name;
@@ -131,6 +164,8 @@ pub(crate) fn targets(
                 )));
             }
         };
+        let Some((_, id)) = components.get(place) else { continue };
+        let target = target(&written, &revision, id)?;
         match targets.get_mut(place) {
             Some(slot @ None) => *slot = Some(target),
             _ => return Err(invalid(format!("--to-revision {written}: given twice for this component"))),
@@ -164,10 +199,20 @@ mod tests {
     fn long_short_and_plural_types_name_the_same() {
         for kind in ["deployment", "deployments", "deploy", "deployments.apps", "Deployment"] {
             let name = parse(&format!("{kind}/web")).unwrap();
-            assert_eq!((name.kind, name.namespace), (WorkloadKind::Deployment, None), "{kind}");
+            assert_eq!(
+                (name.kind, name.namespace),
+                (Kind::Workload(WorkloadKind::Deployment), None),
+                "{kind}"
+            );
         }
-        assert_eq!(parse("sts/db").unwrap().kind, WorkloadKind::StatefulSet);
-        assert_eq!(parse("ds/agent").unwrap().kind, WorkloadKind::DaemonSet);
+        let kind = |text| parse(text).unwrap().kind;
+        assert_eq!(kind("sts/db"), Kind::Workload(WorkloadKind::StatefulSet));
+        assert_eq!(kind("ds/agent"), Kind::Workload(WorkloadKind::DaemonSet));
+        assert_eq!(kind("model/baseline"), Kind::Model(None));
+        assert_eq!(kind("models/baseline@production"), Kind::Model(Some("production".into())));
+        for bad in ["model/", "model/@x", "model/a@", "model/a/b"] {
+            assert_eq!(parse(bad).unwrap_err().kind(), ErrorKind::InvalidConfig, "{bad}");
+        }
     }
 
     #[test]
@@ -180,13 +225,13 @@ mod tests {
     fn a_type_may_stand_apart_from_its_names() {
         let names = parse_all(&words("deployment web api")).unwrap();
         assert_eq!(names.iter().map(|n| n.name.as_str()).collect::<Vec<_>>(), ["web", "api"]);
-        assert_eq!(parse_all(&words("sts db")).unwrap()[0].kind, WorkloadKind::StatefulSet);
+        assert_eq!(parse_all(&words("sts db")).unwrap()[0].kind, Kind::Workload(WorkloadKind::StatefulSet));
         assert_eq!(parse_all(&words("sts/db sts/log")).unwrap().len(), 2);
     }
 
     #[test]
     fn what_is_not_built_yet_says_so() {
-        for text in ["isvc/m", "inferenceservices.serving.kserve.io/m", "model/m", "env/a/b/c", "web"] {
+        for text in ["isvc/m", "inferenceservices.serving.kserve.io/m", "env/a/b/c", "web"] {
             let error = parse(text).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Unsupported, "{text}");
             assert!(error.to_string().contains("not supported yet"), "{error}");
@@ -233,6 +278,15 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{bad}");
             assert!(!error.to_string().contains('\n'));
         }
+    }
+
+    #[test]
+    fn a_version_of_a_model_may_be_none() {
+        let model = ComponentId::new("model", None, "baseline@production").unwrap();
+        let one = [("model/baseline", &model)];
+        assert_eq!(revisions(&one, "none").unwrap(), [Target::Revision("none".into())]);
+        assert_eq!(revisions(&one, "v4").unwrap(), [Target::Revision("4".into())]);
+        assert!(revisions(&one, "x").unwrap_err().to_string().contains("`none`"));
     }
 
     #[test]

@@ -7,22 +7,47 @@ use std::time::Duration;
 
 use rollback_core::{ComponentId, Error, ErrorKind, Locator, Plan, RunState};
 use rollback_k8s::{Cluster, ConnectOptions, GitOps, UndoMode, Workload, WorkloadOptions};
+use rollback_mlflow::{ArtifactCheck, PointerOptions, Stage};
 use serde::{Deserialize, Serialize};
 
 use crate::commands::Prepared;
 use crate::exit::Failure;
-use crate::session::{self, App};
+use crate::parts::{self, Model, Part, Pointer, Servers};
+use crate::session::App;
 
+/// Where one component is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Place {
-    kubernetes: Kubernetes,
+#[serde(untagged)]
+pub(crate) enum Place {
+    Workload {
+        kubernetes: Kubernetes,
+        #[serde(default)]
+        options: Options,
+    },
+    Model {
+        mlflow: Mlflow,
+    },
+}
+
+/// The pointer of a model, as a runbook names it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Mlflow {
+    tracking_uri: String,
+    model: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stage: Option<Stage>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    alias: Option<String>,
     #[serde(default)]
-    options: Options,
+    artifact_check: ArtifactCheck,
+    #[serde(default)]
+    force: bool,
 }
 
 /// Which cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Kubernetes {
+pub(crate) struct Kubernetes {
     /// The file, or, as `$KUBECONFIG` has it, several.
     kubeconfig: Option<String>,
     context: Option<String>,
@@ -33,7 +58,7 @@ struct Kubernetes {
 /// The options of a workload that matter once its change is planned.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct Options {
+pub(crate) struct Options {
     mode: Mode,
     declarative: bool,
     gitops: Policy,
@@ -45,7 +70,7 @@ struct Options {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-enum Mode {
+pub(crate) enum Mode {
     #[default]
     Guarded,
     Kubectl,
@@ -53,7 +78,7 @@ enum Mode {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-enum Policy {
+pub(crate) enum Policy {
     #[default]
     Refuse,
     Ignore,
@@ -99,15 +124,50 @@ impl From<&Options> for WorkloadOptions {
     }
 }
 
-/// The locator of each workload of a plan.
+/// The locator of each component of a plan.
 pub(crate) fn locators(
     app: &App,
-    cluster: &Cluster,
-    plan: &Plan,
+    servers: &Servers,
+    parts: &[Part],
     options: &WorkloadOptions,
 ) -> Result<Vec<Locator>, Failure> {
-    let place = Place { kubernetes: here(app, cluster, None), options: options.into() };
-    plan.components().into_iter().map(|id| locator(id, &place)).collect()
+    let place = |part: &Part| match (part, servers.cluster()) {
+        (Part::Workload(_), Some(cluster)) => {
+            Some(Place::Workload { kubernetes: here(app, cluster, None), options: options.into() })
+        }
+        (Part::Workload(_), None) => None,
+        (Part::Model(model), _) => Some(Place::Model { mlflow: model.into() }),
+    };
+    parts.iter().filter_map(|part| Some(locator(part.id(), &place(part)?))).collect()
+}
+
+impl From<&Model> for Mlflow {
+    fn from(model: &Model) -> Self {
+        let (stage, alias) = match &model.at {
+            Pointer::Stage(stage) => (Some(*stage), None),
+            Pointer::Alias(alias) => (None, Some(alias.clone())),
+        };
+        Self {
+            tracking_uri: model.tracking_uri.clone(),
+            model: model.name.clone(),
+            stage,
+            alias,
+            artifact_check: model.options.artifact_check,
+            force: model.options.force,
+        }
+    }
+}
+
+/// A model where it was, or where the options say.
+fn rebuild_model(app: &App, place: &Mlflow) -> Result<Model, Failure> {
+    let uri = app.global.tracking_uri.as_deref().unwrap_or(&place.tracking_uri);
+    let mut options = PointerOptions::default();
+    (options.artifact_check, options.force) = (place.artifact_check, place.force);
+    let at = match &place.alias {
+        Some(alias) => Pointer::Alias(alias.clone()),
+        None => Pointer::Stage(place.stage.unwrap_or_default()),
+    };
+    parts::model(Some(uri), &place.model, at, options).map_err(Failure::setup)
 }
 
 fn locator(component: &ComponentId, place: &Place) -> Result<Locator, Failure> {
@@ -168,29 +228,61 @@ pub(crate) async fn rebuild(app: &App, state: &RunState, plan: Plan) -> Result<P
     for id in plan.components() {
         app.check_namespace(&id.to_string(), id.scope())?;
         let entry = state.locators.iter().find(|locator| locator.component == *id);
-        places.push(entry.and_then(|locator| serde_json::from_value::<Place>(locator.entry.clone()).ok()));
+        let place = entry.and_then(|locator| serde_json::from_value::<Place>(locator.entry.clone()).ok());
+        if place.is_none() && id.kind() == "model" {
+            let error = Error::new(ErrorKind::InvalidConfig, "the journal does not say where the run began");
+            return Err(Failure::setup(error.with_component(id)));
+        }
+        places.push((id, place));
     }
-    let known = places.iter().flatten().map(|place| &place.kubernetes).next();
-    if places.iter().flatten().any(|place| Some(&place.kubernetes) != known) {
+    let clusters = || places.iter().filter(|(id, _)| id.kind() != "model");
+    let known = places.iter().find_map(|(_, place)| match place {
+        Some(Place::Workload { kubernetes, .. }) => Some(kubernetes),
+        _ => None,
+    });
+    let is_there = |place: &Option<Place>| match place {
+        Some(Place::Workload { kubernetes, .. }) => Some(kubernetes) == known,
+        _ => true,
+    };
+    if !places.iter().all(|(_, place)| is_there(place)) {
         let error = Error::new(ErrorKind::Unsupported, "the run spans several clusters");
         return Err(Failure::setup(error));
     }
+    let cluster = if clusters().next().is_some() { Some(reconnect(app, known).await?) } else { None };
+    let (mut parts, mut locators) = (Vec::new(), Vec::new());
+    for (id, place) in &places {
+        let (part, place) = match (place, &cluster) {
+            (Some(Place::Model { mlflow }), _) => {
+                let model = rebuild_model(app, mlflow)?;
+                let place = Place::Model { mlflow: (&model).into() };
+                (Part::Model(model), place)
+            }
+            (place, Some(cluster)) => {
+                let options = match place {
+                    Some(Place::Workload { options, .. }) => options.clone(),
+                    _ => Options::default(),
+                };
+                let workload = Workload::from_id(cluster, id, (&options).into()).map_err(Failure::setup)?;
+                (Part::Workload(workload), Place::Workload { kubernetes: here(app, cluster, known), options })
+            }
+            (_, None) => continue,
+        };
+        locators.push(locator(id, &place)?);
+        parts.push(part);
+    }
+    for part in &parts {
+        part.first_contact().await?;
+    }
+    Ok(Prepared { servers: Servers::with(cluster), parts, plan, locators })
+}
+
+async fn reconnect(app: &App, known: Option<&Kubernetes>) -> Result<Cluster, Failure> {
     let options = connection(app, known, std::env::var_os("KUBECONFIG").as_deref())?;
-    let cluster = Cluster::connect(options).await.map_err(|e| {
+    Cluster::connect(options).await.map_err(|e| {
         let named = known.map(|known| format!("the run began at {}", known.server));
         let hint = "say where with --kubeconfig and --context";
         Failure::setup(e.with_hint(named.map_or_else(|| hint.into(), |named| format!("{named}; {hint}"))))
-    })?;
-    let (mut workloads, mut locators) = (Vec::new(), Vec::new());
-    for (id, place) in plan.components().into_iter().zip(&places) {
-        let options = place.as_ref().map(|place| place.options.clone()).unwrap_or_default();
-        workloads.push(Workload::from_id(&cluster, id, (&options).into()).map_err(Failure::setup)?);
-        locators.push(locator(id, &Place { kubernetes: here(app, &cluster, known), options })?);
-    }
-    if let Some(first) = workloads.first() {
-        session::first_contact(first).await?;
-    }
-    Ok(Prepared { cluster, workloads, plan, locators })
+    })
 }
 
 /// The connection that the options ask for, and where they say nothing, the run's.
@@ -246,6 +338,9 @@ mod tests {
             kubeconfig: kubeconfig.map(PathBuf::from),
             output: Format::Table,
             journal: None,
+            stage: None,
+            alias: None,
+            tracking_uri: None,
             quiet: false,
         };
         App { global, stop: CancellationToken::new() }
@@ -255,7 +350,7 @@ mod tests {
     fn a_place_is_written_without_secrets_and_read_with_what_later_versions_add() {
         let mut options = WorkloadOptions::default();
         options.gitops = GitOps::Ignore;
-        let place = Place { kubernetes: kubernetes("/k"), options: (&options).into() };
+        let place = Place::Workload { kubernetes: kubernetes("/k"), options: (&options).into() };
         let value = json!(place);
         assert_eq!(
             value["kubernetes"],
@@ -266,11 +361,16 @@ mod tests {
             (&json!("guarded"), &json!("ignore"))
         );
         assert_eq!(serde_json::from_value::<Place>(value).unwrap(), place);
-        let back: WorkloadOptions = (&place.options).into();
+        let Place::Workload { options: kept, .. } = &place else { unreachable!() };
+        let back: WorkloadOptions = kept.into();
         assert_eq!((back.gitops, back.grace), (GitOps::Ignore, options.grace));
 
         let other = json!({"kubernetes": {"kubeconfig": null, "context": null, "server": "s", "new": 1}});
-        assert_eq!(serde_json::from_value::<Place>(other).unwrap().options, Options::default());
+        let Place::Workload { options, .. } = serde_json::from_value(other).unwrap() else { unreachable!() };
+        assert_eq!(options, Options::default());
+        let model = json!({"mlflow": {"trackingUri": "http://m", "model": "a", "stage": "Production"}});
+        let read: Place = serde_json::from_value(model).unwrap();
+        assert!(matches!(&read, Place::Model { mlflow } if mlflow.stage == Some(Stage::Production)));
         assert_eq!(without_user("https://me:hunter2@k:6443/a@b"), "https://k:6443/a@b");
         assert_eq!(without_user("https://k:6443/a@b"), "https://k:6443/a@b");
     }

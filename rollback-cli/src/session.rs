@@ -2,8 +2,8 @@
 
 use std::future::Future;
 
-use rollback_core::{Error, ErrorKind, Rollbackable as _};
-use rollback_k8s::{Cluster, ConnectOptions, Workload, WorkloadOptions};
+use rollback_core::{Error, ErrorKind};
+use rollback_k8s::{Cluster, ConnectOptions};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Global;
@@ -57,41 +57,18 @@ impl App {
         Cluster::connect(ConnectOptions { kubeconfig, context }).await.map_err(Failure::setup)
     }
 
-    /// The workload of a name, which need not exist.
-    pub(crate) fn workload(
-        &self,
-        cluster: &Cluster,
-        name: &Component,
-        options: WorkloadOptions,
-    ) -> Result<Workload, Failure> {
-        let namespace = name.namespace.as_deref().or(self.global.namespace.as_deref());
-        let namespace = namespace.unwrap_or(cluster.default_namespace());
-        Workload::new(cluster, name.kind, namespace, &name.name, options).map_err(Failure::setup)
-    }
-
     /// The options that lead another command to the same cluster.
     pub(crate) fn connection_flags(&self) -> String {
         let kubeconfig = self.global.kubeconfig.as_ref().map(|path| path.display().to_string());
-        [("--kubeconfig", kubeconfig.as_ref()), ("--context", self.global.context.as_ref())]
+        let options = [
+            ("--kubeconfig", kubeconfig.as_ref()),
+            ("--context", self.global.context.as_ref()),
+            ("--tracking-uri", self.global.tracking_uri.as_ref()),
+        ];
+        options
             .iter()
             .filter_map(|(flag, value)| Some(format!(" {flag} {}", quoted(value.as_ref()?))))
             .collect()
-    }
-}
-
-/// Asks the server for the first time: one that does not answer, or does not know who asks, is a matter of
-/// set-up. What else it answers, the command proper will be told as well.
-pub(crate) async fn first_contact(workload: &Workload) -> Result<(), Failure> {
-    match workload.realm().await {
-        Err(e)
-            if matches!(
-                e.kind(),
-                ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::Unauthenticated
-            ) =>
-        {
-            Err(Failure::setup(e))
-        }
-        _ => Ok(()),
     }
 }
 
@@ -138,6 +115,9 @@ mod tests {
             kubeconfig: Some("/tmp/k".into()),
             output: Format::Table,
             journal: None,
+            stage: None,
+            alias: None,
+            tracking_uri: None,
             quiet: false,
         };
         let app = App { global, stop: CancellationToken::new() };

@@ -243,7 +243,7 @@ pub(crate) async fn take(cluster: &Cluster, wanted: &Wanted<'_>) -> Result<Resul
             Ok(object) => return Ok(Ok(hold(&object, sent))),
             // Somebody else was faster, or the answer was lost: look again.
             Err(error) if error.kind() == ErrorKind::Conflict => {
-                wait_out(error.temporary(None), patience).await?
+                wait_out(error.temporary(None), patience).await?;
             }
             Err(error) => wait_out(error, patience).await?,
         }

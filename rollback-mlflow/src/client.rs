@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use reqwest::{Client, Method, RequestBuilder, header, redirect};
 use rollback_core::{Access, Error, ErrorKind, Realm, Result, retry_read};
-use secrecy::ExposeSecret as _;
+use secrecy::ExposeSecret;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use url::Url;
@@ -74,7 +74,7 @@ impl Registry {
         Ok(match (&config.token, &config.username) {
             (Some(token), _) => request.bearer_auth(token.expose_secret()),
             (None, Some(user)) => {
-                request.basic_auth(user, config.password.as_ref().map(|password| password.expose_secret()))
+                request.basic_auth(user, config.password.as_ref().map(ExposeSecret::expose_secret))
             }
             (None, None) => request,
         })

@@ -193,13 +193,9 @@ impl ModelPointer {
             // Of several in a stage, the server takes the highest number for the one in it.
             let current = at.first() == Some(number);
             let since = moves.first().filter(|last| current && last.to == [number.clone()]);
-            let mut summary = version.source.clone();
-            if !version.is_ready() {
-                summary.push_str(&format!(" ({})", version.status));
-            }
-            if gone.contains(number) {
-                summary.push_str(" (its artifact is gone)");
-            }
+            let status = if version.is_ready() { String::new() } else { format!(" ({})", version.status) };
+            let gone = if gone.contains(number) { " (its artifact is gone)" } else { "" };
+            let summary = format!("{}{status}{gone}", version.source);
             Revision {
                 id: number.clone(),
                 fingerprint: Content { at: vec![number.clone()], stages: BTreeMap::new() }.fingerprint(),
@@ -271,11 +267,14 @@ impl ModelPointer {
     /// preference one that is in the stage as well, then one that was archived.
     fn previous(&self, view: &View) -> Result<(Vec<String>, Vec<String>)> {
         let at = view.at(&self.kind);
-        let current = at.first().map(|version| version.parse::<u64>().unwrap_or_default());
+        let Some(current) = at.first().map(|version| version.parse::<u64>().unwrap_or_default()) else {
+            let message = format!("{} is at no version, so none came before", self.kind);
+            return Err(Error::new(ErrorKind::NotFound, message).with_hint("name one with --to-revision"));
+        };
         let moves = moves::read(view, &self.kind);
         let mut notes = Vec::new();
         let mut older: Vec<&ModelVersion> = Vec::new();
-        for version in view.versions.iter().filter(|v| current.is_none_or(|current| v.number() < current)) {
+        for version in view.versions.iter().filter(|v| v.number() < current) {
             if let Some(last) =
                 moves::left(&moves, &version.version).filter(|_| !at.contains(&version.version))
             {

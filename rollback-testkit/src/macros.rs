@@ -176,14 +176,18 @@ macro_rules! __conformance_test {
 /// rollback_testkit::sweeps!(Registry, rollback_testkit::sweeps::InMemory);
 /// ```
 ///
-/// Arguments for `tokio::test` as in [`conformance!`](crate::conformance!).
+/// Arguments for `tokio::test` as in [`conformance!`](crate::conformance!). Sweeps that take long become ignored
+/// tests with `ignore "where they run"`: `sweeps!(Registry, InMemory, ignore "cargo test -- --ignored");`.
 #[macro_export]
 macro_rules! sweeps {
     ($fixture:ty, $journals:ty $(,)?) => {
         $crate::sweeps!($fixture, $journals, tokio(flavor = "multi_thread", worker_threads = 2));
     };
-    ($fixture:ty, $journals:ty, tokio $tokio:tt $(,)?) => {
-        $crate::__sweeps! { [$fixture, $journals] $tokio
+    ($fixture:ty, $journals:ty, ignore $why:literal $(,)?) => {
+        $crate::sweeps!($fixture, $journals, tokio(flavor = "multi_thread", worker_threads = 2), ignore $why);
+    };
+    ($fixture:ty, $journals:ty, tokio $tokio:tt $(, ignore $why:literal)? $(,)?) => {
+        $crate::__sweeps! { [$fixture, $journals $(, $why)?] $tokio
             any_step_repeated_changes_nothing_more
             any_step_failed_the_policy_decides
             any_compensation_failed_the_run_is_stuck_there
@@ -206,8 +210,9 @@ macro_rules! __sweeps {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __sweep {
-    ([$fixture:ty, $journals:ty] ($($tokio:tt)*) $sweep:ident) => {
+    ([$fixture:ty, $journals:ty $(, $why:literal)?] ($($tokio:tt)*) $sweep:ident) => {
         #[$crate::tokio::test($($tokio)*)]
+        $(#[ignore = $why])?
         async fn $sweep() {
             $crate::within_limit($crate::sweeps::$sweep::<$fixture, $journals>()).await;
         }

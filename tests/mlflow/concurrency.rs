@@ -53,9 +53,10 @@ async fn twenty_at_once_without_a_lease_never_call_an_overlap_completed() {
             .collect();
         for (to, report) in &all {
             // One that was overtaken before it looked for the last time knows it.
-            if report.outcome == Outcome::Completed && serving.len() > 1 {
-                panic!("{serving:?} are in Production, and the run to {to} is called completed: {report:#?}");
-            }
+            assert!(
+                report.outcome != Outcome::Completed || serving.len() == 1,
+                "{serving:?} are in Production, and the run to {to} is called completed: {report:#?}"
+            );
         }
         let completed = all.iter().filter(|(_, r)| r.outcome == Outcome::Completed).count();
         println!("{completed} of 20 completed, {} in Production at the end", serving.len());

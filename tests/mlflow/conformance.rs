@@ -200,5 +200,9 @@ mod swept_stage {
 }
 
 mod swept_alias {
-    rollback_testkit::sweeps!(super::World<super::AliasOf3>, rollback_testkit::sweeps::InMemory);
+    rollback_testkit::sweeps!(
+        super::World<super::AliasOf3>,
+        rollback_testkit::sweeps::InMemory,
+        ignore "takes minutes: ./dev long"
+    );
 }

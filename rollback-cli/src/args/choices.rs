@@ -2,6 +2,7 @@
 
 use clap::ValueEnum;
 use rollback_core::{FailurePolicy, Mark};
+use rollback_mlflow::ArtifactCheck;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
@@ -66,6 +67,26 @@ impl From<GoodOrBad> for Mark {
         match mark {
             GoodOrBad::Good => Self::Good,
             GoodOrBad::Bad => Self::Bad,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Artifacts {
+    /// Refuse
+    Require,
+    /// Go on, with a warning
+    Warn,
+    /// Ask nothing
+    Skip,
+}
+
+impl From<Artifacts> for ArtifactCheck {
+    fn from(check: Artifacts) -> Self {
+        match check {
+            Artifacts::Require => Self::Require,
+            Artifacts::Warn => Self::Warn,
+            Artifacts::Skip => Self::Skip,
         }
     }
 }

@@ -11,7 +11,7 @@ use rollback_core::{
     ChangeKind, ComponentId, Components, Engine, Error, ErrorKind, Locator, Plan, Retention, Rollbackable,
     RunId, RunOptions, RunReport,
 };
-use rollback_k8s::{Cluster, Workload};
+use rollback_k8s::Workload;
 
 use super::next::{self, Way};
 use crate::args::{Format, RunArgs, WhyArgs};
@@ -20,20 +20,24 @@ use crate::journal::{self, Kept};
 use crate::lease::Leases;
 use crate::output::progress::{self, Mode};
 use crate::output::{self, json, table};
+use crate::parts::{Part, Servers};
 use crate::session::{self, App};
 
 /// A plan, and what it takes to carry it out.
 pub(crate) struct Prepared {
-    pub(crate) cluster: Cluster,
-    pub(crate) workloads: Vec<Workload>,
+    pub(crate) servers: Servers,
+    pub(crate) parts: Vec<Part>,
     pub(crate) plan: Plan,
-    /// Where another command finds the workloads again.
+    /// Where another command finds the components again.
     pub(crate) locators: Vec<Locator>,
 }
 
 impl Prepared {
     pub(crate) fn workload(&self, id: &ComponentId) -> Option<&Workload> {
-        self.workloads.iter().find(|workload| workload.id() == id)
+        self.parts.iter().find_map(|part| match part {
+            Part::Workload(workload) if workload.id() == id => Some(workload),
+            _ => None,
+        })
     }
 }
 
@@ -99,7 +103,7 @@ pub(crate) fn refuse_silence(yes: bool, command: &str) -> Result<(), Failure> {
 /// Shows the plan, asks, and carries it out.
 pub(crate) async fn run(app: &App, prepared: &Prepared, kept: &Kept, how: How<'_>) -> Result<Exit, Failure> {
     let plan = &prepared.plan;
-    app.until_stopped(kept.check_free(app, &prepared.workloads)).await?;
+    app.until_stopped(kept.check_free(app, &prepared.parts)).await?;
     let asks = !how.run.is_some_and(|run| run.yes) && !plan.is_noop();
     if asks || !is_quiet(app, plan) {
         output::say(table::plan(plan, console::colors_enabled_stderr()).trim_end());
@@ -118,15 +122,14 @@ pub(crate) async fn run(app: &App, prepared: &Prepared, kept: &Kept, how: How<'_
 
 /// Carries a plan out, or goes on with it, and tells how that went.
 pub(crate) async fn go(app: &App, prepared: &Prepared, kept: &Kept, how: How<'_>) -> Result<Exit, Failure> {
-    let Prepared { workloads, plan, .. } = prepared;
+    let Prepared { parts, plan, .. } = prepared;
     let (sender, events) = tokio::sync::mpsc::unbounded_channel();
     let mut options = how.options(app, prepared);
     options.progress = Some(sender);
-    let components: Components =
-        workloads.iter().map(|workload| Arc::new(workload.clone()) as Arc<dyn Rollbackable>).collect();
+    let components: Components = parts.iter().map(Part::component).collect();
     let engine = Engine::new(kept.journal.clone())
         .with_ledger(kept.ledger.clone())
-        .with_lease(Arc::new(Leases::new(&prepared.cluster)));
+        .with_lease(Arc::new(Leases::new(prepared.servers.cluster())));
     let work = async {
         match how.resumed {
             Some(run) => engine.resume(run, &components, options).await,
@@ -150,8 +153,21 @@ fn is_quiet(app: &App, plan: &Plan) -> bool {
 }
 
 async fn confirm(prepared: &Prepared, kept: &Kept) -> Result<(), Failure> {
-    let Prepared { cluster, plan, .. } = prepared;
-    output::say(&surroundings(cluster.context(), cluster.server(), plan));
+    let plan = &prepared.plan;
+    if let Some(cluster) = prepared.servers.cluster() {
+        output::say(&surroundings(cluster.context(), cluster.server(), plan));
+    }
+    let registries: BTreeSet<&str> = prepared
+        .parts
+        .iter()
+        .filter_map(|part| match part {
+            Part::Model(model) => Some(model.tracking_uri.as_str()),
+            Part::Workload(_) => None,
+        })
+        .collect();
+    for registry in registries {
+        output::say(&format!("registry   {registry}"));
+    }
     if !kept.durable {
         output::say("journal    memory: nothing of this run can be resumed");
     }

@@ -1,35 +1,35 @@
 //! `rollback history`
 
-use rollback_core::{Clock as _, Record, Rollbackable as _, SystemClock, join};
-use rollback_k8s::{Workload, WorkloadOptions};
+use rollback_core::{Clock as _, Record, Rollbackable, SystemClock, join};
 
 use crate::args::HistoryArgs;
 use crate::exit::{Exit, Failure};
 use crate::journal;
 use crate::output::{self, json, table};
-use crate::session::{self, App};
+use crate::parts::{Servers, Settings};
+use crate::session::App;
 
 pub(crate) async fn run(app: &App, args: HistoryArgs) -> Result<Exit, Failure> {
     let name = app.component(&args.component)?;
-    let cluster = app.connect().await?;
-    let workload = app.workload(&cluster, &name, WorkloadOptions::default())?;
-    session::first_contact(&workload).await?;
-    let mut revisions = workload.history().await?;
+    let part = Servers::default().part(app, &name, &Settings::default()).await?;
+    part.first_contact().await?;
+    let component = part.component();
+    let mut revisions = component.history().await?;
     // A revision is listed also where nothing says what is known of it.
-    match record_of(app, &workload).await {
+    match record_of(app, &*component).await {
         Ok(record) => revisions = join(revisions, &record),
         Err(failure) => {
             let why = output::told(&failure.error.report().message);
             output::say(&format!("warning: marks are not shown: {why}"));
         }
     }
-    output::result(app.global.output, &json::history(workload.id(), &revisions), || {
+    output::result(app.global.output, &json::history(component.id(), &revisions), || {
         table::history(&revisions, SystemClock.now())
     });
     Ok(Exit::Done)
 }
 
-async fn record_of(app: &App, workload: &Workload) -> Result<Record, Failure> {
+async fn record_of(app: &App, component: &dyn Rollbackable) -> Result<Record, Failure> {
     let kept = journal::known(app).await?;
-    Ok(kept.ledger.record(&workload.realm().await?, workload.id()).await?)
+    Ok(kept.ledger.record(&component.realm().await?, component.id()).await?)
 }

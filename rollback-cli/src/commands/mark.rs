@@ -1,25 +1,25 @@
 //! `rollback mark`
 
-use rollback_core::{
-    Clock as _, Error, ErrorKind, Fact, Mark, Note, Rollbackable as _, SystemClock, join, snapshot_of,
-};
-use rollback_k8s::{GitOps, WorkloadOptions};
+use rollback_core::{Clock as _, Error, ErrorKind, Fact, Mark, Note, SystemClock, join, snapshot_of};
+use rollback_k8s::GitOps;
+use rollback_mlflow::ArtifactCheck;
 use serde_json::json;
 
 use crate::args::MarkArgs;
 use crate::exit::{Exit, Failure};
+use crate::parts::{Servers, Settings};
 use crate::session::{self, App};
 use crate::{journal, output};
 
 pub(crate) async fn run(app: &App, args: MarkArgs) -> Result<Exit, Failure> {
     let name = app.component(std::slice::from_ref(&args.component))?;
     let kept = journal::lasting(app).await?;
-    let cluster = app.connect().await?;
-    let workload = app.workload(&cluster, &name, reading())?;
-    session::first_contact(&workload).await?;
-    let (id, realm) = (workload.id(), workload.realm().await?);
+    let part = Servers::default().part(app, &name, &reading()).await?;
+    part.first_contact().await?;
+    let component = part.component();
+    let (id, realm) = (component.id(), component.realm().await?);
     let record = kept.ledger.record(&realm, id).await?;
-    let revisions = join(workload.history().await?, &record);
+    let revisions = join(component.history().await?, &record);
     let Some(revision) = revisions.iter().find(|revision| revision.id == args.revision) else {
         let known: Vec<_> = revisions.iter().map(|revision| revision.id.as_str()).collect();
         return Err(Error::new(ErrorKind::NotFound, format!("it has no revision {}", args.revision))
@@ -34,7 +34,7 @@ pub(crate) async fn run(app: &App, args: MarkArgs) -> Result<Exit, Failure> {
         mark,
         why: args.reason,
         // One that the cluster has forgotten is in the ledger already, or lost.
-        snapshot: snapshot_of(&workload, &revision.id).await.ok(),
+        snapshot: snapshot_of(&*component, &revision.id).await.ok(),
     };
     let note = Note { at: SystemClock.now(), by: session::actor(), fact };
     kept.ledger.note(&realm, id, vec![note]).await?;
@@ -46,9 +46,9 @@ pub(crate) async fn run(app: &App, args: MarkArgs) -> Result<Exit, Failure> {
 }
 
 /// A state is taken down whatever stands in the way of returning to it now.
-pub(super) fn reading() -> WorkloadOptions {
-    let mut options = WorkloadOptions::default();
-    options.force = true;
-    options.gitops = GitOps::Ignore;
-    options
+pub(super) fn reading() -> Settings {
+    let mut settings = Settings { artifact_check: ArtifactCheck::Skip, ..Settings::default() };
+    settings.workload.force = true;
+    settings.workload.gitops = GitOps::Ignore;
+    settings
 }

@@ -1,15 +1,14 @@
 //! `rollback plan`, and how `undo` plans.
 
-use std::sync::Arc;
-
-use rollback_core::{Planner, Rollbackable, Target};
-use rollback_k8s::{GitOps, UndoMode, Workload, WorkloadOptions};
+use rollback_core::{Planner, Target};
+use rollback_k8s::{GitOps, UndoMode, WorkloadOptions};
 
 use super::carry_out::Prepared;
 use crate::args::{self, Compat, PlanArgs, TargetArgs};
 use crate::exit::{Exit, Failure};
 use crate::journal::Kept;
 use crate::output::{self, json, table};
+use crate::parts::{Part, Servers, Settings};
 use crate::session::{self, App};
 use crate::{journal, keep, lease, naming, place};
 
@@ -40,37 +39,46 @@ pub(crate) async fn make(
 ) -> Result<Prepared, Failure> {
     let names = app.components(components)?;
     let wanted = naming::parse_revisions(&target.to_revision).map_err(Failure::setup)?;
-    let cluster = app.connect().await?;
-    let options = options(target);
-    let mut workloads: Vec<Workload> = Vec::new();
+    let servers = Servers::default();
+    let settings = settings(target);
+    let mut parts: Vec<Part> = Vec::new();
     for name in &names {
-        let workload = app.workload(&cluster, name, options.clone())?;
-        if workloads.iter().any(|other| other.id() == workload.id()) {
-            return Err(session::usage(format!("{} is given twice", workload.id())));
+        let part = servers.part(app, name, &settings).await?;
+        if parts.iter().any(|other| other.id() == part.id()) {
+            return Err(session::usage(format!("{} is given twice", part.id())));
         }
-        workloads.push(workload);
+        parts.push(part);
     }
     let written: Vec<_> =
-        names.iter().zip(&workloads).map(|(name, workload)| (name.written.as_str(), workload.id())).collect();
+        names.iter().zip(&parts).map(|(name, part)| (name.written.as_str(), part.id())).collect();
     let targets = naming::targets(&written, wanted, &otherwise(target)).map_err(Failure::setup)?;
-    if let Some(first) = workloads.first() {
-        session::first_contact(first).await?;
-    }
+    first_contact(&parts).await?;
     if carries_out {
-        kept.check_free(app, &workloads).await?;
+        kept.check_free(app, &parts).await?;
     }
     let mut planner = Planner::new().on_failure(target.on_failure.into()).forced(target.force);
     if target.compat.is_none() {
         planner = planner.with_ledger(kept.ledger.clone());
     }
-    let planner = workloads.iter().zip(targets).fold(planner, |planner, (workload, target)| {
-        let component: Arc<dyn Rollbackable> = Arc::new(workload.clone());
-        planner.rollback(workload.id().to_string(), component, target, &[])
+    let planner = parts.iter().zip(targets).fold(planner, |planner, (part, target)| {
+        planner.rollback(part.id().to_string(), part.component(), target, &[])
     });
     let mut plan = planner.plan().await?;
-    lease::warn(&cluster, &mut plan).await;
-    let locators = place::locators(app, &cluster, &plan, &options)?;
-    Ok(Prepared { cluster, workloads, plan, locators })
+    if let Some(cluster) = servers.cluster() {
+        lease::warn(cluster, &mut plan).await;
+    }
+    let locators = place::locators(app, &servers, &parts, &settings.workload)?;
+    Ok(Prepared { servers, parts, plan, locators })
+}
+
+/// Asks each server once whether it answers.
+pub(super) async fn first_contact(parts: &[Part]) -> Result<(), Failure> {
+    let is_model = |part: &&Part| matches!(part, Part::Model(_));
+    let first = parts.iter().find(|part| !is_model(part));
+    for part in first.into_iter().chain(parts.iter().filter(is_model)) {
+        part.first_contact().await?;
+    }
+    Ok(())
 }
 
 /// What a component returns to for which no revision is named.
@@ -82,7 +90,7 @@ fn otherwise(target: &TargetArgs) -> Target {
     }
 }
 
-fn options(target: &TargetArgs) -> WorkloadOptions {
+fn settings(target: &TargetArgs) -> Settings {
     let mut options = WorkloadOptions::default();
     options.force = target.force;
     options.declarative = target.declarative;
@@ -94,5 +102,5 @@ fn options(target: &TargetArgs) -> WorkloadOptions {
         Some(Compat::Kubectl) => UndoMode::Kubectl,
         None => UndoMode::Guarded,
     };
-    options
+    Settings { workload: options, artifact_check: target.artifact_check.into() }
 }

@@ -1,27 +1,28 @@
 //! `rollback record`
 
-use rollback_core::{Clock as _, Error, ErrorKind, Fact, Note, Rollbackable as _, SystemClock, snapshot_of};
+use rollback_core::{Clock as _, Error, ErrorKind, Fact, Note, SystemClock, snapshot_of};
 use serde_json::json;
 
 use super::mark::reading;
 use crate::args::RecordArgs;
 use crate::exit::{Exit, Failure};
+use crate::parts::Servers;
 use crate::session::{self, App};
 use crate::{journal, output};
 
 pub(crate) async fn run(app: &App, args: RecordArgs) -> Result<Exit, Failure> {
     let name = app.component(&args.component)?;
     let kept = journal::lasting(app).await?;
-    let cluster = app.connect().await?;
-    let workload = app.workload(&cluster, &name, reading())?;
-    session::first_contact(&workload).await?;
-    let (id, realm) = (workload.id(), workload.realm().await?);
-    let history = workload.history().await?;
+    let part = Servers::default().part(app, &name, &reading()).await?;
+    part.first_contact().await?;
+    let component = part.component();
+    let (id, realm) = (component.id(), component.realm().await?);
+    let history = component.history().await?;
     let current = history
         .iter()
         .find(|revision| revision.current)
         .ok_or_else(|| Error::new(ErrorKind::NotFound, "no revision is in place").with_component(id))?;
-    let snapshot = snapshot_of(&workload, &current.id).await?;
+    let snapshot = snapshot_of(&*component, &current.id).await?;
     let at = current.since.unwrap_or_else(|| SystemClock.now());
     let note = Note { at, by: session::actor(), fact: Fact::InPlace { snapshot } };
     kept.ledger.note(&realm, id, vec![note]).await?;

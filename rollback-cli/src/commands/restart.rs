@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use rollback_core::{Planner, RestartScope, Rollbackable as _};
+use rollback_core::{Error, ErrorKind, Planner, RestartScope, Rollbackable as _};
 use rollback_k8s::WorkloadOptions;
 
 use super::carry_out::{self, How, Prepared};
 use crate::args::RestartArgs;
 use crate::exit::{Exit, Failure};
-use crate::session::{self, App};
+use crate::parts::{Part, Servers, Settings};
+use crate::session::App;
 use crate::{journal, place};
 
 pub(crate) async fn run(app: &App, args: RestartArgs) -> Result<Exit, Failure> {
@@ -18,15 +19,23 @@ pub(crate) async fn run(app: &App, args: RestartArgs) -> Result<Exit, Failure> {
     let scope = if args.all { RestartScope::All } else { RestartScope::Unready };
     let prepared = app
         .until_stopped(async {
-            let cluster = app.connect().await?;
-            let options = WorkloadOptions::default();
-            let workload = app.workload(&cluster, &name, options.clone())?;
-            session::first_contact(&workload).await?;
+            let servers = Servers::default();
+            let part = servers.part(app, &name, &Settings::default()).await?;
+            let Part::Workload(workload) = &part else {
+                let error =
+                    Error::new(ErrorKind::Unsupported, "a model does not run, so it cannot be restarted");
+                return Err(error
+                    .with_component(part.id())
+                    .with_hint("restart the workload that loads it")
+                    .into());
+            };
+            part.first_contact().await?;
             let planner =
                 Planner::new().restart(workload.id().to_string(), Arc::new(workload.clone()), scope, &[]);
             let plan = planner.plan().await?;
-            let locators = place::locators(app, &cluster, &plan, &options)?;
-            Ok(Prepared { cluster, workloads: vec![workload], plan, locators })
+            let parts = vec![part];
+            let locators = place::locators(app, &servers, &parts, &WorkloadOptions::default())?;
+            Ok(Prepared { servers, parts, plan, locators })
         })
         .await?;
     // Evicting one pod after the other waits for each to be replaced.

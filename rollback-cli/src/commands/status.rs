@@ -3,37 +3,37 @@
 use std::time::Duration;
 
 use rollback_core::{Disposition, Error, ErrorKind, Result, Rollbackable, Verification, VerificationState};
-use rollback_k8s::WorkloadOptions;
 use tokio::time::{Instant, sleep};
 
 use crate::args::StatusArgs;
 use crate::exit::{Exit, Failure};
 use crate::output::{self, json, table, told};
-use crate::session::{self, App};
+use crate::parts::{Servers, Settings};
+use crate::session::App;
 
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 
 pub(crate) async fn run(app: &App, args: StatusArgs) -> Result<Exit, Failure> {
     let name = app.component(&args.component)?;
-    let cluster = app.connect().await?;
-    let workload = app.workload(&cluster, &name, WorkloadOptions::default())?;
-    session::first_contact(&workload).await?;
+    let part = Servers::default().part(app, &name, &Settings::default()).await?;
+    part.first_contact().await?;
+    let component = part.component();
     let seen = if args.watch {
         let tell = |text: &str| {
             if !app.global.quiet {
                 output::say(&told(text));
             }
         };
-        watch(&workload, args.timeout.unwrap_or(DEFAULT_TIMEOUT), tell).await?
+        watch(&*component, args.timeout.unwrap_or(DEFAULT_TIMEOUT), tell).await?
     } else {
-        workload.status().await?
+        component.status().await?
     };
-    output::result(app.global.output, &json::status(workload.id(), &seen), || table::status(&seen));
+    output::result(app.global.output, &json::status(component.id(), &seen), || table::status(&seen));
     match seen.state {
         VerificationState::Progressing if args.watch => {
             let error = Error::new(ErrorKind::Timeout, format!("not settled in time: {}", seen.message));
-            Err(error.with_component(workload.id()).into())
+            Err(error.with_component(component.id()).into())
         }
         VerificationState::Failed if args.watch => Ok(Exit::Unchanged),
         _ => Ok(Exit::Done),

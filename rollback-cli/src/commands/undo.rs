@@ -3,14 +3,16 @@
 use std::path::Path;
 
 use futures::future::try_join_all;
-use rollback_k8s::{GitOps, Workload, WorkloadOptions};
+use rollback_core::{Error, ErrorKind};
+use rollback_k8s::GitOps;
 use serde_json::json;
 
 use super::carry_out::{self, How, Prepared};
 use crate::args::{self, UndoArgs};
 use crate::exit::{Exit, Failure};
 use crate::output::{self, table};
-use crate::session::{self, App};
+use crate::parts::{Servers, Settings};
+use crate::session::App;
 use crate::{journal, keep, place};
 
 pub(crate) async fn run(app: &App, args: UndoArgs) -> Result<Exit, Failure> {
@@ -40,33 +42,37 @@ pub(crate) async fn run(app: &App, args: UndoArgs) -> Result<Exit, Failure> {
     carry_out::run(app, &prepared, &journal, how).await
 }
 
-/// A kept plan and its workloads.
+/// A kept plan and its components.
 async fn kept(app: &App, path: &Path) -> Result<Prepared, Failure> {
     let plan = keep::read(path)?;
-    let cluster = app.connect().await?;
+    let servers = Servers::default();
     // What a plan asks for was decided when it was made. Only how long to watch is open, and where a
     // controller may take the object back, longer is right whichever way the plan came about.
-    let mut options = WorkloadOptions::default();
-    options.gitops = GitOps::Ignore;
-    let mut workloads = Vec::new();
+    let mut settings = Settings::default();
+    settings.workload.gitops = GitOps::Ignore;
+    let mut parts = Vec::new();
     for id in plan.components() {
         app.check_namespace(&id.to_string(), id.scope())?;
-        workloads.push(Workload::from_id(&cluster, id, options.clone()).map_err(Failure::setup)?);
+        let name = app.component(&[id.to_string()])?;
+        parts.push(servers.part(app, &name, &settings).await?);
     }
-    if let Some(first) = workloads.first() {
-        session::first_contact(first).await?;
-    }
-    let locators = place::locators(app, &cluster, &plan, &options)?;
-    Ok(Prepared { cluster, workloads, plan, locators })
+    super::plan::first_contact(&parts).await?;
+    let locators = place::locators(app, &servers, &parts, &settings.workload)?;
+    Ok(Prepared { servers, parts, plan, locators })
 }
 
 /// Lets the server check every change.
 pub(super) async fn dry_run(app: &App, prepared: &Prepared) -> Result<Exit, Failure> {
     let plan = &prepared.plan;
     let steps = plan.steps().iter().filter(|step| !step.change.is_noop());
-    try_join_all(steps.map(async |step| match prepared.workload(&step.change.component) {
-        Some(workload) => workload.dry_run(&step.change).await,
-        None => Ok(()),
+    try_join_all(steps.map(async |step| {
+        let component = &step.change.component;
+        let Some(workload) = prepared.workload(component) else {
+            let error = Error::new(ErrorKind::Unsupported, "its server has no dry run");
+            let hint = "see what would change with: rollback plan";
+            return Err(error.with_component(component).with_hint(hint));
+        };
+        workload.dry_run(&step.change).await
     }))
     .await?;
     let mut value = output::json::plan(plan);

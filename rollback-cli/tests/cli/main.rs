@@ -14,6 +14,7 @@ mod journal;
 mod kills;
 mod leases;
 mod marks;
+mod models;
 mod procedures;
 mod runs;
 

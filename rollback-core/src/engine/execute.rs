@@ -378,9 +378,9 @@ impl<'a> Run<'a> {
         let Some(ledger) = self.engine.ledger.as_ref().filter(|_| moves) else { return };
         let note = |fact| Note { at: self.engine.clock.now(), by: self.options.actor.clone(), fact };
         let notes = facts(self.id()).into_iter().map(note).collect();
-        let noted = timeout(LEDGER_PATIENCE, ledger.note(&change.realm, &change.component, notes)).await;
+        let done = timeout(LEDGER_PATIENCE, ledger.note(&change.realm, &change.component, notes)).await;
         let late = |_| Err(Error::new(ErrorKind::Timeout, "it did not answer in time"));
-        if let Err(error) = noted.unwrap_or_else(late) {
+        if let Err(error) = done.unwrap_or_else(late) {
             let report = error.report();
             tracing::warn!(step = %id, error = %report, "the ledger cannot be written");
             let text = format!("the ledger does not know of step {id}: {report}");

@@ -1,0 +1,161 @@
+//! The components of a command, of whatever kind, and the connections that they take.
+
+use std::sync::Arc;
+
+use rollback_core::{ComponentId, Error, ErrorKind, Rollbackable};
+use rollback_k8s::{Cluster, Workload, WorkloadOptions};
+use rollback_mlflow::{ArtifactCheck, ModelPointer, PointerOptions, Registry, RegistryConfig, Stage};
+use tokio::sync::OnceCell;
+
+use crate::exit::Failure;
+use crate::naming::{Component, Kind};
+use crate::session::App;
+
+/// One component.
+#[derive(Clone)]
+pub(crate) enum Part {
+    Workload(Workload),
+    Model(Model),
+}
+
+/// The pointer of a model, with what leads to it again.
+#[derive(Clone)]
+pub(crate) struct Model {
+    pub(crate) pointer: ModelPointer,
+    pub(crate) tracking_uri: String,
+    pub(crate) name: String,
+    pub(crate) at: Pointer,
+    pub(crate) options: PointerOptions,
+}
+
+/// Which pointer of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Pointer {
+    Stage(Stage),
+    Alias(String),
+}
+
+/// What components are made with.
+#[derive(Clone, Default)]
+pub(crate) struct Settings {
+    pub(crate) workload: WorkloadOptions,
+    pub(crate) artifact_check: ArtifactCheck,
+}
+
+impl Part {
+    pub(crate) fn id(&self) -> &ComponentId {
+        match self {
+            Self::Workload(workload) => workload.id(),
+            Self::Model(model) => model.pointer.id(),
+        }
+    }
+
+    pub(crate) fn component(&self) -> Arc<dyn Rollbackable> {
+        match self {
+            Self::Workload(workload) => Arc::new(workload.clone()),
+            Self::Model(model) => Arc::new(model.pointer.clone()),
+        }
+    }
+
+    /// Asks the server for the first time: one that does not answer, or does not know who asks, is a matter of
+    /// set-up. What else it answers, the command proper will be told as well.
+    pub(crate) async fn first_contact(&self) -> Result<(), Failure> {
+        let asked = match self {
+            Self::Workload(workload) => workload.realm().await.map(drop),
+            Self::Model(model) => model.pointer.status().await.map(drop),
+        };
+        match asked {
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::Unauthenticated
+                ) =>
+            {
+                Err(Failure::setup(e))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The servers of a command, connected to when first needed.
+#[derive(Default)]
+pub(crate) struct Servers {
+    cluster: OnceCell<Cluster>,
+}
+
+impl Servers {
+    /// With a cluster that is connected already.
+    pub(crate) fn with(cluster: Option<Cluster>) -> Self {
+        Self { cluster: OnceCell::new_with(cluster) }
+    }
+
+    /// The cluster, where one was needed.
+    pub(crate) fn cluster(&self) -> Option<&Cluster> {
+        self.cluster.get()
+    }
+
+    /// The component of a name, which need not exist.
+    pub(crate) async fn part(
+        &self,
+        app: &App,
+        name: &Component,
+        settings: &Settings,
+    ) -> Result<Part, Failure> {
+        match &name.kind {
+            Kind::Workload(kind) => {
+                let cluster = self.cluster.get_or_try_init(|| app.connect()).await?;
+                let namespace = name.namespace.as_deref().or(app.global.namespace.as_deref());
+                let namespace = namespace.unwrap_or(cluster.default_namespace());
+                let options = settings.workload.clone();
+                let made = Workload::new(cluster, *kind, namespace, &name.name, options);
+                made.map(Part::Workload).map_err(Failure::setup)
+            }
+            Kind::Model(at) => {
+                let at = pointer(app, &name.written, at.as_deref())?;
+                let mut options = PointerOptions::default();
+                options.artifact_check = settings.artifact_check;
+                options.force = settings.workload.force;
+                let made = model(app.global.tracking_uri.as_deref(), &name.name, at, options);
+                made.map(Part::Model).map_err(Failure::setup)
+            }
+        }
+    }
+}
+
+/// The pointer of a model in a registry, reached as the environment says.
+pub(crate) fn model(
+    tracking_uri: Option<&str>,
+    name: &str,
+    at: Pointer,
+    options: PointerOptions,
+) -> rollback_core::Result<Model> {
+    let config = RegistryConfig::from_env(tracking_uri)?;
+    let tracking_uri = config.tracking_uri.clone();
+    let registry = Registry::new(config)?;
+    let pointer = match &at {
+        Pointer::Stage(stage) => ModelPointer::stage(&registry, name, *stage, options.clone())?,
+        Pointer::Alias(alias) => ModelPointer::alias(&registry, name, alias, options.clone())?,
+    };
+    Ok(Model { pointer, tracking_uri, name: name.to_owned(), at, options })
+}
+
+/// Which pointer is meant: as the name says, else as the options do, else Production.
+fn pointer(app: &App, written: &str, own: Option<&str>) -> Result<Pointer, Failure> {
+    let read = |text: &str| match text.strip_prefix("alias:") {
+        Some(alias) => Pointer::Alias(alias.to_owned()),
+        None => text.parse().map_or_else(|_| Pointer::Alias(text.to_owned()), Pointer::Stage),
+    };
+    let asked = match (&app.global.stage, &app.global.alias) {
+        (Some(stage), _) => Some(Pointer::Stage(stage.parse().map_err(Failure::setup)?)),
+        (None, Some(alias)) => Some(Pointer::Alias(alias.clone())),
+        (None, None) => None,
+    };
+    match (own.map(read), asked) {
+        (Some(own), Some(asked)) if own != asked => {
+            let message = format!("{written} names one pointer, and --stage or --alias another");
+            Err(Failure::setup(Error::new(ErrorKind::InvalidConfig, message)))
+        }
+        (own, asked) => Ok(own.or(asked).unwrap_or(Pointer::Stage(Stage::Production))),
+    }
+}

@@ -1,0 +1,132 @@
+//! The pointers of MLflow models, through the command.
+
+use std::path::Path;
+
+use rollback_tests::{Mlflow, MlflowVersion, Output};
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::{command, finish, json};
+
+/// A person with a journal of their own and no cluster.
+struct Person {
+    home: TempDir,
+    server: &'static Mlflow,
+}
+
+impl Person {
+    async fn new() -> Self {
+        let server = Mlflow::shared(MlflowVersion::Three).await;
+        Self { home: tempfile::tempdir().unwrap(), server }
+    }
+
+    async fn call(&self, args: &[&str]) -> Output {
+        let mut command = command(Path::new("/nonexistent"), args);
+        command.env("ROLLBACK_JOURNAL", self.home.path().join("runs.db"));
+        command.env("XDG_STATE_HOME", self.home.path()).env("MLFLOW_TRACKING_URI", self.server.url());
+        finish(command.spawn().unwrap()).await
+    }
+
+    /// A model of five versions, of which the fifth is in Production and `champion`.
+    async fn model(&self) -> String {
+        let sources: Vec<_> = (1..=5).map(|n| format!("s3://models/baseline/v{n}")).collect();
+        let model = self.server.model(&sources.iter().map(String::as_str).collect::<Vec<_>>()).await;
+        self.server.stage(&model, "4", "Archived", false).await;
+        self.server.stage(&model, "5", "Production", true).await;
+        self.server.alias(&model, "champion", "5").await;
+        model
+    }
+}
+
+#[tokio::test]
+async fn a_model_goes_back_to_the_version_before_and_forth_again() {
+    let person = Person::new().await;
+    let model = person.model().await;
+    let name = format!("model/{model}");
+    let id = format!("{name}@production");
+    let check = "--artifact-check=skip";
+    let history = json(&person.call(&["history", &name, "-o", "json"]).await.ok());
+    assert_eq!(history["component"], id.as_str());
+    assert_eq!(
+        (&history["revisions"][0]["id"], &history["revisions"][0]["current"]),
+        (&json!("5"), &json!(true))
+    );
+    let plan = person.call(&["plan", &name, check]).await.ok();
+    for part in ["revision 5 → 4", "is a guess", "keeps it until the model is loaded again"] {
+        assert!(plan.contains(part), "{part}: {plan}");
+    }
+    let status = json(&person.call(&["status", &id, "-o", "json"]).await.ok());
+    assert_eq!(
+        (&status["settled"], &status["message"]),
+        (&json!(true), &json!("stage Production is at version 5"))
+    );
+    let silent = person.call(&["undo", &name, check]).await;
+    assert_eq!(silent.code, 2, "{silent:?}");
+
+    let undo =
+        json(&person.call(&["undo", &name, check, "--yes", "--reason", "worse", "-o", "json"]).await.ok());
+    assert_eq!((&undo["outcome"], &undo["steps"][0]["to"]), (&json!("Completed"), &json!("4")), "{undo}");
+    let stages = person.server.observe(&model).await["stages"].clone();
+    assert_eq!((&stages["4"], &stages["5"]), (&json!("Production"), &json!("Archived")));
+    let marks = json(&person.call(&["history", &name, "-o", "json"]).await.ok());
+    assert_eq!(marks["revisions"][0]["mark"], "left");
+    let second = person.call(&["plan", &name, check]).await.ok();
+    assert!(second.contains("revision 4 → 3"), "further back: {second}");
+
+    let revert = person.call(&["revert", undo["run"].as_str().unwrap(), "--yes"]).await;
+    assert_eq!(revert.code, 0, "{revert:?}");
+    assert_eq!(person.server.observe(&model).await["stages"]["5"], "Production");
+    person.call(&["mark", &name, "--revision", "2", "good"]).await.ok();
+    let good = person.call(&["plan", &name, "--last-good", check]).await.ok();
+    assert!(good.contains("revision 5 → 2"), "{good}");
+    let runs = json(&person.call(&["runs", "-o", "json"]).await.ok());
+    assert_eq!(runs.as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn an_alias_is_moved_and_a_stage_emptied() {
+    let person = Person::new().await;
+    let model = person.model().await;
+    let name = format!("model/{model}");
+    let args =
+        ["undo", &name, "--alias", "champion", "--to-revision", "v4", "--yes", "--artifact-check=skip"];
+    let undo = person.call(&args).await;
+    assert_eq!(undo.code, 0, "{undo:?}");
+    assert_eq!(person.server.observe(&model).await["aliases"][0]["version"], "4");
+    let status = person.call(&["status", &format!("{name}@champion")]).await.ok();
+    assert!(status.contains("alias champion is at version 4"), "{status}");
+    let none = person.call(&["undo", &name, "--to-revision", "none", "--yes"]).await;
+    assert_eq!(none.code, 0, "{none:?}");
+    assert!(none.stderr.contains("warning: Production will be empty"), "{none:?}");
+    assert_eq!(person.server.observe(&model).await["stages"]["5"], "Archived");
+}
+
+#[tokio::test]
+async fn what_is_typed_or_set_wrongly_is_told_with_nothing_changed() {
+    let person = Person::new().await;
+    let model = person.model().await;
+    let name = format!("model/{model}");
+    let before = person.server.observe(&model).await;
+    let undo = ["undo", "--yes", "--artifact-check=skip"];
+    for (args, code, says) in [
+        (&[name.as_str(), "--to-revision", "9"][..], 1, "the versions are: 5, 4, 3, 2, 1"),
+        (&[&name, "--to-revision", "x"], 2, "`none` empties a stage"),
+        (&[&name, "--stage", "bogus"], 2, "Production and Staging"),
+        (&[&name, "--stage", "Staging"], 1, "--to-revision"),
+        (&[&name, "--alias", "latest"], 2, "server's own"),
+        (&[&name, "--alias", "challenger"], 1, "its aliases are: champion"),
+        (&[&format!("{name}@production"), "--alias", "champion"], 2, "another"),
+        (&["model/no-such-model"], 1, "not found"),
+        (&["model/"], 2, "write model/NAME"),
+        (&[&name, "--tracking-uri", "http://127.0.0.1:1"], 2, "does not answer"),
+        (&[&name, "--tracking-uri", "mlruns"], 2, "http://mlflow:5000"),
+        (&[&name, "--dry-run=server"], 1, "no dry run"),
+    ] {
+        let told = person.call(&[&undo[..], args].concat()).await;
+        assert_eq!(told.code, code, "{args:?}: {told:?}");
+        assert!(told.stderr.contains(says), "{says}: {args:?}: {told:?}");
+    }
+    let restart = person.call(&["restart", &name, "--yes"]).await;
+    assert!(restart.code == 1 && restart.stderr.contains("restart the workload"), "{restart:?}");
+    assert_eq!(person.server.observe(&model).await["stages"]["5"], before["stages"]["5"]);
+}
