@@ -196,7 +196,8 @@ pub(crate) struct UndoArgs {
         long,
         value_name = "FILE",
         conflicts_with_all =
-            ["components", "to_revision", "last_good", "as_of", "compat", "declarative", "gitops", "force", "on_failure"]
+            ["components", "to_revision", "last_good", "as_of", "compat", "declarative", "gitops", "artifact_check",
+             "force", "on_failure"]
     )]
     pub(crate) plan: Option<PathBuf>,
     /// Stop after the server accepted a dry run; nothing is changed

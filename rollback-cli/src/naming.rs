@@ -1,5 +1,6 @@
 //! Names as they are typed: of components, and of the revisions to return to.
 
+use percent_encoding::percent_decode_str;
 use rollback_core::{ComponentId, Error, ErrorKind, Result, Target};
 use rollback_k8s::WorkloadKind;
 
@@ -27,13 +28,17 @@ pub(crate) fn parse_all(words: &[String]) -> Result<Vec<Component>> {
     match words {
         [kind, names @ ..]
             if !names.is_empty()
-                && (kind.parse::<WorkloadKind>().is_ok() || kind == "model")
+                && (kind.parse::<WorkloadKind>().is_ok() || is_model(kind))
                 && names.iter().all(|name| !name.contains('/')) =>
         {
             names.iter().map(|name| parse(&format!("{kind}/{name}"))).collect()
         }
         _ => words.iter().map(|word| parse(word)).collect(),
     }
+}
+
+fn is_model(kind: &str) -> bool {
+    matches!(kind.to_ascii_lowercase().as_str(), "model" | "models")
 }
 
 fn parse(written: &str) -> Result<Component> {
@@ -45,9 +50,11 @@ fn parse(written: &str) -> Result<Component> {
         return Err(Error::new(ErrorKind::Unsupported, message)
             .with_hint(format!("write TYPE/NAME, such as deployment/{written}")));
     }
+    if is_model(kind) {
+        return model(written, &rest);
+    }
     let plain = kind.to_ascii_lowercase();
     match plain.split('.').next().unwrap_or_default() {
-        "model" | "models" => return model(written, &rest),
         "inferenceservice" | "inferenceservices" | "isvc" | "environment" | "environments" | "env" => {
             let message = format!("{written}: the type {kind} is not supported yet");
             return Err(Error::new(ErrorKind::Unsupported, message)
@@ -76,14 +83,19 @@ fn model(written: &str, rest: &[&str]) -> Result<Component> {
         return Err(invalid(format!("{written}: write model/NAME, or model/NAME@POINTER")));
     };
     let (name, pointer) = match name.rsplit_once('@') {
-        Some((name, pointer)) => (name, Some(pointer.to_owned())),
-        None => (*name, None),
+        // As JSON prints it, and so with what a component's name may not hold encoded.
+        Some((name, pointer)) => {
+            let name = percent_decode_str(name).decode_utf8();
+            let name = name.map_err(|_| invalid(format!("{written}: the name is not encoded as UTF-8")))?;
+            (name.into_owned(), Some(pointer.to_owned()))
+        }
+        None => ((*name).to_owned(), None),
     };
     if name.is_empty() || pointer.as_deref() == Some("") {
         return Err(invalid(format!("{written}: write model/NAME, or model/NAME@POINTER")));
     }
     let kind = Kind::Model(pointer);
-    Ok(Component { written: written.to_owned(), kind, namespace: None, name: name.to_owned() })
+    Ok(Component { written: written.to_owned(), kind, namespace: None, name })
 }
 
 /// Whether the namespace of a name and the one asked for by `-n` fit together.
@@ -124,7 +136,9 @@ fn target(written: &str, revision: &str, id: &ComponentId) -> Result<Target> {
     match version.parse::<i64>() {
         Ok(0) => Ok(Target::Previous),
         Ok(number) if number > 0 => Ok(Target::Revision(number.to_string())),
-        _ if is_model && revision == "none" => Ok(Target::Revision(revision.to_owned())),
+        _ if is_model && (revision == "none" || is_several(revision)) => {
+            Ok(Target::Revision(revision.to_owned()))
+        }
         // As history names one whose number another has by now.
         _ if is_fingerprint(revision) => Ok(Target::Revision(revision.to_owned())),
         _ => {
@@ -134,6 +148,11 @@ fn target(written: &str, revision: &str, id: &ComponentId) -> Result<Target> {
             )))
         }
     }
+}
+
+/// Whether it names the versions that were in one stage together, such as `5+4`.
+fn is_several(text: &str) -> bool {
+    text.contains('+') && text.split('+').all(|version| version.parse::<u32>().is_ok())
 }
 
 fn is_fingerprint(text: &str) -> bool {
@@ -210,7 +229,11 @@ mod tests {
         assert_eq!(kind("ds/agent"), Kind::Workload(WorkloadKind::DaemonSet));
         assert_eq!(kind("model/baseline"), Kind::Model(None));
         assert_eq!(kind("models/baseline@production"), Kind::Model(Some("production".into())));
-        for bad in ["model/", "model/@x", "model/a@", "model/a/b"] {
+        let spaced = parse("Model/my%20model@champion").unwrap();
+        assert_eq!((spaced.name.as_str(), spaced.kind), ("my model", Kind::Model(Some("champion".into()))));
+        assert_eq!(parse("model/50%20").unwrap().name, "50%20", "as it was typed");
+        assert_eq!(parse_all(&words("models a b")).unwrap()[1].kind, Kind::Model(None));
+        for bad in ["model/", "model/%ff@x", "model/@x", "model/a@", "model/a/b"] {
             assert_eq!(parse(bad).unwrap_err().kind(), ErrorKind::InvalidConfig, "{bad}");
         }
     }
@@ -285,6 +308,8 @@ mod tests {
         let model = ComponentId::new("model", None, "baseline@production").unwrap();
         let one = [("model/baseline", &model)];
         assert_eq!(revisions(&one, "none").unwrap(), [Target::Revision("none".into())]);
+        assert_eq!(revisions(&one, "5+4").unwrap(), [Target::Revision("5+4".into())]);
+        assert!(revisions(&one, "5+").is_err());
         assert_eq!(revisions(&one, "v4").unwrap(), [Target::Revision("4".into())]);
         assert!(revisions(&one, "x").unwrap_err().to_string().contains("`none`"));
     }

@@ -25,7 +25,6 @@ pub(crate) struct Model {
     pub(crate) tracking_uri: String,
     pub(crate) name: String,
     pub(crate) at: Pointer,
-    pub(crate) options: PointerOptions,
 }
 
 /// Which pointer of a model.
@@ -134,10 +133,10 @@ pub(crate) fn model(
     let tracking_uri = config.tracking_uri.clone();
     let registry = Registry::new(config)?;
     let pointer = match &at {
-        Pointer::Stage(stage) => ModelPointer::stage(&registry, name, *stage, options.clone())?,
-        Pointer::Alias(alias) => ModelPointer::alias(&registry, name, alias, options.clone())?,
+        Pointer::Stage(stage) => ModelPointer::stage(&registry, name, *stage, options)?,
+        Pointer::Alias(alias) => ModelPointer::alias(&registry, name, alias, options)?,
     };
-    Ok(Model { pointer, tracking_uri, name: name.to_owned(), at, options })
+    Ok(Model { pointer, tracking_uri, name: name.to_owned(), at })
 }
 
 /// Which pointer is meant: as the name says, else as the options do, else Production.
@@ -147,7 +146,12 @@ fn pointer(app: &App, written: &str, own: Option<&str>) -> Result<Pointer, Failu
         None => text.parse().map_or_else(|_| Pointer::Alias(text.to_owned()), Pointer::Stage),
     };
     let asked = match (&app.global.stage, &app.global.alias) {
-        (Some(stage), _) => Some(Pointer::Stage(stage.parse().map_err(Failure::setup)?)),
+        // The parser sees it only where both stand on the same side of the subcommand.
+        (Some(_), Some(_)) => {
+            let message = "--stage and --alias name two pointers: give one";
+            return Err(Failure::setup(Error::new(ErrorKind::InvalidConfig, message)));
+        }
+        (Some(stage), None) => Some(Pointer::Stage(stage.parse().map_err(Failure::setup)?)),
         (None, Some(alias)) => Some(Pointer::Alias(alias.clone())),
         (None, None) => None,
     };

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rollback_core::{ComponentId, Error, ErrorKind, Locator, Plan, RunState};
 use rollback_k8s::{Cluster, ConnectOptions, GitOps, UndoMode, Workload, WorkloadOptions};
-use rollback_mlflow::{ArtifactCheck, PointerOptions, Stage};
+use rollback_mlflow::{PointerOptions, Stage};
 use serde::{Deserialize, Serialize};
 
 use crate::commands::Prepared;
@@ -39,10 +39,6 @@ pub(crate) struct Mlflow {
     stage: Option<Stage>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     alias: Option<String>,
-    #[serde(default)]
-    artifact_check: ArtifactCheck,
-    #[serde(default)]
-    force: bool,
 }
 
 /// Which cluster.
@@ -147,27 +143,18 @@ impl From<&Model> for Mlflow {
             Pointer::Stage(stage) => (Some(*stage), None),
             Pointer::Alias(alias) => (None, Some(alias.clone())),
         };
-        Self {
-            tracking_uri: model.tracking_uri.clone(),
-            model: model.name.clone(),
-            stage,
-            alias,
-            artifact_check: model.options.artifact_check,
-            force: model.options.force,
-        }
+        Self { tracking_uri: model.tracking_uri.clone(), model: model.name.clone(), stage, alias }
     }
 }
 
-/// A model where it was, or where the options say.
+/// A model where it was. The options may name its server, but no other: that would be another realm.
 fn rebuild_model(app: &App, place: &Mlflow) -> Result<Model, Failure> {
     let uri = app.global.tracking_uri.as_deref().unwrap_or(&place.tracking_uri);
-    let mut options = PointerOptions::default();
-    (options.artifact_check, options.force) = (place.artifact_check, place.force);
     let at = match &place.alias {
         Some(alias) => Pointer::Alias(alias.clone()),
         None => Pointer::Stage(place.stage.unwrap_or_default()),
     };
-    parts::model(Some(uri), &place.model, at, options).map_err(Failure::setup)
+    parts::model(Some(uri), &place.model, at, PointerOptions::default()).map_err(Failure::setup)
 }
 
 fn locator(component: &ComponentId, place: &Place) -> Result<Locator, Failure> {

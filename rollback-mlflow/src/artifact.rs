@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::path::Path as StorePath;
-use object_store::{ObjectStore, RetryConfig};
+use object_store::{ObjectStore, ObjectStoreExt as _, RetryConfig};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
@@ -68,7 +68,8 @@ pub(crate) async fn look(uri: &str, options: &StoreOptions) -> Found {
 
 async fn find(uri: &str, options: &StoreOptions) -> Found {
     let unknown = |why: String| Found::Unknown(why);
-    let (scheme, rest) = uri.split_once("://").unwrap_or(("file", uri.trim_start_matches("file:")));
+    let (scheme, rest) = uri.split_once(':').unwrap_or(("file", uri));
+    let rest = rest.strip_prefix("//").unwrap_or(rest);
     match scheme {
         "file" => match tokio::fs::metadata(Path::new(rest)).await {
             Ok(_) => Found::There,
@@ -85,19 +86,17 @@ async fn find(uri: &str, options: &StoreOptions) -> Found {
                 .with_retry(RetryConfig { max_retries: 0, ..RetryConfig::default() });
             if let Some(endpoint) = std::env::var("MLFLOW_S3_ENDPOINT_URL").ok().filter(|url| !url.is_empty())
             {
-                builder = builder.with_allow_http(endpoint.starts_with("http://")).with_endpoint(endpoint);
+                builder = builder.with_endpoint(endpoint);
             }
             for (name, value) in &options.0 {
-                match name.parse() {
-                    Ok(AmazonS3ConfigKey::Endpoint) => {
-                        builder = builder.with_allow_http(value.starts_with("http://")).with_endpoint(value);
-                    }
-                    Ok(key) => builder = builder.with_config(key, value),
-                    // For another store.
-                    Err(_) => {}
+                // Others are for another store.
+                if let Ok(key) = name.parse() {
+                    builder = builder.with_config(key, value);
                 }
             }
-            match builder.build() {
+            let endpoint = builder.get_config_value(&AmazonS3ConfigKey::Endpoint);
+            let is_plain = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
+            match builder.with_allow_http(is_plain).build() {
                 Ok(store) => list(&store, key).await,
                 Err(error) => unknown(format!("its store cannot be asked: {error}")),
             }
@@ -120,11 +119,11 @@ async fn elsewhere(_: &str, uri: &str, options: &StoreOptions) -> Found {
 #[cfg(not(any(feature = "azure", feature = "gcp")))]
 #[allow(clippy::unused_async, reason = "as with those features")]
 async fn elsewhere(scheme: &str, _: &str, _: &StoreOptions) -> Found {
-    Found::Unknown(format!("stores of {scheme}:// are not checked"))
+    Found::Unknown(format!("stores of {scheme}: are not checked"))
 }
 
 /// A store knows no folders: anything below the path will do, and the crate ends the prefix with a slash, so that
-/// `v4` is not found in `v40`.
+/// `v4` is not found in `v40`. A model may be one object as well.
 async fn list(store: &dyn ObjectStore, key: &str) -> Found {
     let key = match StorePath::parse(key.trim_matches('/')) {
         Ok(key) => key,
@@ -132,6 +131,11 @@ async fn list(store: &dyn ObjectStore, key: &str) -> Found {
     };
     match store.list(Some(&key)).next().await {
         Some(Ok(_)) => Found::There,
+        None if !key.as_ref().is_empty() => match store.head(&key).await {
+            Ok(_) => Found::There,
+            Err(object_store::Error::NotFound { .. }) => Found::Absent,
+            Err(error) => Found::Unknown(format!("its store cannot be asked: {}", kind_of(&error))),
+        },
         Some(Err(object_store::Error::NotFound { .. })) | None => Found::Absent,
         Some(Err(error)) if error.to_string().contains("NoSuchBucket") => Found::Absent,
         // Its text may quote the request; its kind says enough.
@@ -159,7 +163,10 @@ mod tests {
         assert_eq!(look("/", &none).await, Found::There);
         assert_eq!(look("file:///", &none).await, Found::There);
         assert!(matches!(look("file:///no/such/folder", &none).await, Found::Unknown(_)));
-        assert!(matches!(look("dbfs:/x", &none).await, Found::Unknown(_)));
+        for elsewhere in ["dbfs:/", "mlflow-artifacts:/"] {
+            assert!(matches!(look(elsewhere, &none).await, Found::Unknown(_)), "{elsewhere}");
+        }
+        assert_eq!(look("file:/", &none).await, Found::There);
         assert!(matches!(look("hdfs://h/x", &none).await, Found::Unknown(_)));
     }
 }

@@ -71,12 +71,11 @@ impl Registry {
         let url = url.map_err(|e| Error::new(ErrorKind::InvalidConfig, "no such address").with_source(e))?;
         let request = self.0.client.request(method, url);
         let config = &self.0.config;
-        Ok(match (&config.token, &config.username) {
-            (Some(token), _) => request.bearer_auth(token.expose_secret()),
-            (None, Some(user)) => {
-                request.basic_auth(user, config.password.as_ref().map(ExposeSecret::expose_secret))
-            }
-            (None, None) => request,
+        Ok(match (&config.username, &config.password, &config.token) {
+            (Some(user), Some(password), _) => request.basic_auth(user, Some(password.expose_secret())),
+            (_, _, Some(token)) => request.bearer_auth(token.expose_secret()),
+            (Some(user), None, None) => request.basic_auth(user, None::<&str>),
+            (None, _, None) => request,
         })
     }
 
@@ -104,8 +103,8 @@ impl Registry {
         .await
     }
 
-    async fn write(&self, method: Method, path: &str, body: &Value, what: &str) -> Result<Value> {
-        Self::send(self.request(method, path)?.json(body), Access::Write, what).await
+    async fn write(&self, path: &str, body: &Value, what: &str) -> Result<Value> {
+        Self::send(self.request(Method::POST, path)?.json(body), Access::Write, what).await
     }
 
     pub(crate) async fn model(&self, name: &str) -> Result<RegisteredModel> {
@@ -118,7 +117,9 @@ impl Registry {
     /// versions are changed, which the default order does not.
     pub(crate) async fn versions(&self, name: &str) -> Result<Vec<ModelVersion>> {
         let what = format!("listing the versions of model {name}");
-        let filter = format!("name='{}'", name.replace('\'', "''"));
+        // Filters have no escapes, but a choice of quotes.
+        let quote = if name.contains('\'') { '"' } else { '\'' };
+        let filter = format!("name={quote}{name}{quote}");
         let mut all: Vec<ModelVersion> = Vec::new();
         let mut token = String::new();
         loop {
@@ -148,13 +149,7 @@ impl Registry {
     pub(crate) async fn set_alias(&self, name: &str, alias: &str, version: &str) -> Result<()> {
         let body = json!({"name": name, "alias": alias, "version": version});
         let what = format!("moving alias {alias} of model {name} to version {version}");
-        self.write(Method::POST, "registered-models/alias", &body, &what).await.map(drop)
-    }
-
-    pub(crate) async fn delete_alias(&self, name: &str, alias: &str) -> Result<()> {
-        let body = json!({"name": name, "alias": alias});
-        let what = format!("removing alias {alias} of model {name}");
-        self.write(Method::DELETE, "registered-models/alias", &body, &what).await.map(drop)
+        self.write("registered-models/alias", &body, &what).await.map(drop)
     }
 
     /// Archiving the others is only ever asked for where the server takes it: for any other stage it answers
@@ -170,28 +165,31 @@ impl Registry {
             "name": name, "version": version, "stage": stage, "archive_existing_versions": archive,
         });
         let what = format!("moving version {version} of model {name} to {stage}");
-        let done = self.write(Method::POST, "model-versions/transition-stage", &body, &what).await;
-        done.map(drop).map_err(|error| {
-            let is_model = error.to_string().contains("not found");
-            if error.kind() == ErrorKind::NotFound && !is_model {
-                return Error::new(ErrorKind::Unsupported, "this server has no stages")
-                    .with_source(error)
-                    .with_hint("use an alias: --alias champion");
-            }
-            error
+        let done = self.write("model-versions/transition-stage", &body, &what).await;
+        done.map(drop).map_err(|error| match error.kind() {
+            // The model was read there, so it is this path that is unknown.
+            ErrorKind::InvalidConfig => Error::new(ErrorKind::Unsupported, "this server has no stages")
+                .with_source(error)
+                .with_hint("use an alias: --alias champion"),
+            _ => error,
         })
     }
 
-    pub(crate) async fn tag_version(&self, name: &str, version: &str, key: &str, value: &str) -> Result<()> {
-        let body = json!({"name": name, "version": version, "key": key, "value": value});
-        let what = format!("tagging version {version} of model {name}");
-        self.write(Method::POST, "model-versions/set-tag", &body, &what).await.map(drop)
-    }
-
-    pub(crate) async fn tag_model(&self, name: &str, key: &str, value: &str) -> Result<()> {
-        let body = json!({"name": name, "key": key, "value": value});
-        let what = format!("tagging model {name}");
-        self.write(Method::POST, "registered-models/set-tag", &body, &what).await.map(drop)
+    /// Sets a tag of a version, or of the model itself.
+    pub(crate) async fn tag(&self, name: &str, version: Option<&str>, key: &str, value: &str) -> Result<()> {
+        let (path, body, what) = match version {
+            None => (
+                "registered-models/set-tag",
+                json!({"name": name, "key": key, "value": value}),
+                format!("tagging model {name}"),
+            ),
+            Some(version) => (
+                "model-versions/set-tag",
+                json!({"name": name, "version": version, "key": key, "value": value}),
+                format!("tagging version {version} of model {name}"),
+            ),
+        };
+        self.write(path, &body, &what).await.map(drop)
     }
 }
 

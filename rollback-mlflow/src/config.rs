@@ -22,7 +22,7 @@ pub struct RegistryConfig {
     /// Their password.
     #[serde(skip)]
     pub password: Option<SecretString>,
-    /// A bearer token; it wins over user and password.
+    /// A bearer token, where there are not both user and password.
     #[serde(skip)]
     pub token: Option<SecretString>,
     /// Whether a certificate that nobody vouches for is accepted. Default: no.
@@ -74,7 +74,8 @@ impl RegistryConfig {
             username: variable("MLFLOW_TRACKING_USERNAME"),
             password: secret("MLFLOW_TRACKING_PASSWORD"),
             token: secret("MLFLOW_TRACKING_TOKEN"),
-            insecure_tls: variable("MLFLOW_TRACKING_INSECURE_TLS").is_some_and(|value| value == "true"),
+            insecure_tls: variable("MLFLOW_TRACKING_INSECURE_TLS")
+                .is_some_and(|value| matches!(value.to_ascii_lowercase().as_str(), "true" | "1")),
             server_cert_path: variable("MLFLOW_TRACKING_SERVER_CERT_PATH").map(PathBuf::from),
             ..Self::new(uri)
         })
@@ -93,8 +94,9 @@ impl RegistryConfig {
         if url.password().is_some() || !url.username().is_empty() {
             return Err(invalid("it holds credentials; give them by MLFLOW_TRACKING_USERNAME and _PASSWORD"));
         }
-        url.set_query(None);
-        url.set_fragment(None);
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(invalid("it has a query or a fragment, which no MLflow server reads"));
+        }
         let path = format!("{}/", url.path().trim_end_matches('/'));
         url.set_path(&path);
         Ok(url)
@@ -125,7 +127,7 @@ mod tests {
                 "MLFLOW_TRACKING_URI" => "http://mlflow:5000/",
                 "MLFLOW_TRACKING_USERNAME" => "ann",
                 "MLFLOW_TRACKING_PASSWORD" => "hunter2",
-                "MLFLOW_TRACKING_INSECURE_TLS" => "true",
+                "MLFLOW_TRACKING_INSECURE_TLS" => "True",
                 _ => return None,
             };
             Some(value.to_owned())

@@ -44,9 +44,8 @@ pub(crate) fn from_response(
             "the server does not answer to this name: start it with --allowed-hosts, or reach it by an address that it allows",
         ),
         (403, _) => classified(403).with_hint("ask for the permission to edit this registered model"),
-        (404 | 405, _) if !is_json => {
-            classified(404).with_hint("there is no MLflow REST API at this tracking URI: check host, port and path")
-        }
+        (404 | 405, code) if !is_json || code == "ENDPOINT_NOT_FOUND" => Error::new(ErrorKind::InvalidConfig, message)
+            .with_hint("there is no MLflow REST API at this tracking URI: check host, port and path"),
         _ => classified(status),
     }
 }
@@ -112,7 +111,7 @@ mod tests {
                 "--allowed-hosts",
             ),
             (403, "Permission denied", ErrorKind::PermissionDenied, "permission"),
-            (404, "<html><h1>Not Found</h1></html>", ErrorKind::NotFound, "check host, port and path"),
+            (404, "<html><h1>Not Found</h1></html>", ErrorKind::InvalidConfig, "check host, port and path"),
         ] {
             let error = told(status, body);
             assert_eq!(error.kind(), kind, "{error:?}");

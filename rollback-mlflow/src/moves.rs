@@ -47,8 +47,28 @@ pub(crate) fn read(view: &View, kind: &Kind) -> Vec<Move> {
     view.tag(&key(kind)).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
 }
 
+/// Whether a move is told in the tag of a version, or is the last that the model's tells.
+pub(crate) fn is_told(view: &View, kind: &Kind, version: Option<&str>, new: &Move) -> bool {
+    let told = match version {
+        None => read(view, kind).into_iter().next(),
+        Some(version) => view.version(version).and_then(|version| {
+            let tag = version.tags.iter().find(|tag| tag.key == key(kind))?;
+            serde_json::from_str::<Move>(&tag.value).ok()
+        }),
+    };
+    told.is_some_and(|told| told.run == new.run && told.from == new.from && told.to == new.to)
+}
+
+/// The value that tells a move in the tag of a version, or of the model.
+pub(crate) fn text(view: &View, kind: &Kind, version: Option<&str>, new: &Move) -> String {
+    match version {
+        None => with(read(view, kind), new.clone()),
+        Some(_) => serde_json::to_string(new).unwrap_or_default(),
+    }
+}
+
 /// The tag with one more move, as many of those before as fit.
-pub(crate) fn with(mut moves: Vec<Move>, new: Move) -> String {
+fn with(mut moves: Vec<Move>, new: Move) -> String {
     moves.insert(0, new);
     loop {
         let text = serde_json::to_string(&moves).unwrap_or_default();
@@ -59,10 +79,19 @@ pub(crate) fn with(mut moves: Vec<Move>, new: Move) -> String {
     }
 }
 
-/// The move that left a version, unless a later one went to it.
+/// The move that left a version, unless a later one went to it. A run that took its own move back left nothing.
 pub(crate) fn left<'a>(moves: &'a [Move], version: &str) -> Option<&'a Move> {
     let is = |all: &[String]| all.iter().any(|known| known == version);
-    let last = moves.iter().find(|of| is(&of.from) != is(&of.to))?;
+    let mut standing: Vec<&Move> = Vec::new();
+    for of in moves.iter().rev() {
+        let back = standing.last().is_some_and(|on| on.run == of.run && on.from == of.to && on.to == of.from);
+        if back {
+            standing.pop();
+        } else {
+            standing.push(of);
+        }
+    }
+    let last = standing.into_iter().rev().find(|of| is(&of.from) != is(&of.to))?;
     is(&last.from).then_some(last)
 }
 
@@ -85,7 +114,11 @@ mod tests {
     fn what_was_left_is_left_until_a_move_goes_to_it() {
         let moves = [of("5", "4")];
         assert!(left(&moves, "5").is_some() && left(&moves, "4").is_none() && left(&moves, "3").is_none());
-        assert!(left(&[of("4", "5"), of("5", "4")], "5").is_none());
+        let again = Move { run: "another".into(), ..of("4", "5") };
+        assert!(left(&[again.clone(), of("5", "4")], "5").is_none());
+        assert!(left(&[again, of("5", "4")], "4").is_some());
+        let compensated = [of("4", "5"), of("5", "4")];
+        assert!(left(&compensated, "5").is_none() && left(&compensated, "4").is_none());
     }
 
     #[test]

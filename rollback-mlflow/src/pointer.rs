@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::future::join_all;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rollback_core::{
-    Change, ChangeKind, ComponentId, Error, ErrorKind, FieldChange, Fingerprint, Mark, Position, Realm,
-    Result, Revision, Rollbackable, Snapshot, StepContext, Target, Timestamp, Verification,
+    Change, ChangeKind, ComponentId, Disposition, Error, ErrorKind, FieldChange, Fingerprint, Mark, Position,
+    Realm, Result, Revision, Rollbackable, Snapshot, StepContext, Target, Timestamp, Verification,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -23,6 +24,8 @@ use crate::wire::ModelVersion;
 const NONE: &str = "none";
 /// Of how many versions the history says whether their artifacts are there.
 const CHECKED: usize = 20;
+/// How often a tag is tried.
+const TAG_ATTEMPTS: u32 = 3;
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// How a pointer is moved.
@@ -142,12 +145,17 @@ impl ModelPointer {
         if model.is_empty() {
             return Err(Error::new(ErrorKind::InvalidConfig, "the model has no name"));
         }
+        if model.contains('\'') && model.contains('"') {
+            let message =
+                format!("{model:?} cannot be searched for: MLflow's filters have no escape for quotes");
+            return Err(Error::new(ErrorKind::InvalidConfig, message));
+        }
         // Names of models may hold what those of components may not.
         let plain: String = model
             .chars()
             .map(|c| {
                 if c.is_whitespace() || c.is_control() || c == '%' {
-                    format!("%{:02X}", c as u32)
+                    utf8_percent_encode(&c.to_string(), NON_ALPHANUMERIC).to_string()
                 } else {
                     c.into()
                 }
@@ -363,27 +371,32 @@ impl ModelPointer {
             )));
         }
         let (mut wanted, mut notes) = self.choose(target, &view)?;
+        if matches!(self.kind, Kind::Alias(_)) && wanted.len() != 1 {
+            let message = format!("{} points to one version, and not to {}", self.kind, name_of(&wanted));
+            return Err(Error::new(ErrorKind::InvalidConfig, message).with_hint("name one version"));
+        }
         wanted.sort_by_key(|version| std::cmp::Reverse(version.parse::<u64>().unwrap_or_default()));
         if let (Kind::Stage(stage), [_, _, ..]) = (&self.kind, at.as_slice()) {
             notes.push(format!("versions {} are all in {stage} now", at.join(", ")));
         }
-        // A recorded state also knows the stages of the versions beside.
+        // A recorded state also knows the stages that the versions in the stage now had then.
         let recorded = match target {
             Target::Snapshot(snapshot) => Content::of(snapshot)?.stages,
             _ => BTreeMap::new(),
         };
-        let known = recorded.keys().filter(|version| view.version(version).is_some());
-        let touched: BTreeSet<String> = at.iter().chain(&wanted).chain(known).cloned().collect();
+        let touched: BTreeSet<String> = at.iter().chain(&wanted).cloned().collect();
         let (mut from, mut to) = (
             Content { at: at.clone(), stages: BTreeMap::new() },
             Content { at: wanted.clone(), stages: BTreeMap::new() },
         );
+        if matches!(self.kind, Kind::Stage(_)) {
+            from.stages = view.stages(touched.clone());
+        }
         if wanted != at {
             for version in &wanted {
                 self.check(&view, version, &mut notes).await?;
             }
             if let Kind::Stage(stage) = &self.kind {
-                from.stages = view.stages(touched.clone());
                 let after = |version: String| {
                     let stage = match recorded.get(&version) {
                         _ if wanted.contains(&version) => stage.to_string(),
@@ -455,17 +468,7 @@ impl ModelPointer {
                     .map(|version| (format!("version {version} is in {stage}"), false, false)),
             );
             let live = view.stages(from.stages.keys().chain(to.stages.keys()).cloned());
-            let (in_stage, archived) = (Some(stage.to_string()), Some(ARCHIVED.to_owned()));
             for (version, stage) in &live {
-                // One that moves between this stage and one that is not the archive is archived on the way: the
-                // promotion of another one does that.
-                let sides = [from, to].map(|side| side.stages.get(version).cloned().flatten());
-                if *stage == archived && sides.contains(&in_stage) && !sides.contains(&archived) {
-                    parts.extend(
-                        [(true, false), (false, true)].map(|(a, b)| (format!("version {version}"), a, b)),
-                    );
-                    continue;
-                }
                 let is = |side: &Content| side.stages.get(version) == Some(stage);
                 let stage = stage.as_deref().unwrap_or("gone");
                 parts.push((format!("version {version} is {stage}"), is(from), is(to)));
@@ -506,24 +509,39 @@ impl ModelPointer {
             }
             Position::From | Position::Between => {}
         }
-        match &self.kind {
-            Kind::Alias(alias) => self.move_alias(cx, alias, to.at.first()).await?,
-            Kind::Stage(stage) => self.move_stages(cx, *stage, &view, &to).await?,
+        let moved = match &self.kind {
+            Kind::Alias(alias) => self.move_alias(cx, alias, &view, &to).await,
+            Kind::Stage(stage) => self.move_stages(cx, *stage, &view, &to).await,
+        };
+        if moved.as_ref().is_err_and(|error| error.disposition() != Disposition::Indeterminate) {
+            return moved;
         }
-        let after = self.view().await?;
+        // Where the answer was lost and the move was not, what is left to do is to tell.
+        let after = match (self.view().await, moved) {
+            (Ok(after), Err(lost)) if self.position(&after, change, &from, &to) != Position::To => {
+                return Err(lost);
+            }
+            (Err(_), Err(lost)) => return Err(lost),
+            (after, _) => after?,
+        };
         if let Some(what) = self.foreign(&view, &after, &to) {
             return Err(self.conflict(&after, &what));
         }
         self.tell(cx, &after, &from, &to).await
     }
 
-    async fn move_alias(&self, cx: &StepContext, alias: &str, version: Option<&String>) -> Result<()> {
-        let to = version.map_or(NONE, String::as_str);
-        cx.before_write(&format!("moving alias {alias} of {} to version {to}", self.model)).await?;
-        match version {
-            Some(version) => self.registry.set_alias(&self.model, alias, version).await,
-            None => self.registry.delete_alias(&self.model, alias).await,
+    async fn move_alias(&self, cx: &StepContext, alias: &str, view: &View, to: &Content) -> Result<()> {
+        let [version] = to.at.as_slice() else {
+            return Err(Error::new(ErrorKind::InvalidPlan, "an alias points to one version"));
+        };
+        cx.before_write(&format!("moving alias {alias} of {} to version {version}", self.model)).await?;
+        // Nothing tells afterwards what was overwritten, so the last look is as late as can be.
+        let now = View { model: self.registry.model(&self.model).await?, versions: Vec::new() };
+        if now.identity() != view.identity() || now.at(&self.kind) != view.at(&self.kind) {
+            cx.write_rejected();
+            return Err(self.conflict(&now, &format!("{} is at {}", self.kind, name_of(&now.at(&self.kind)))));
         }
+        self.registry.set_alias(&self.model, alias, version).await
     }
 
     /// First what is to be in the stage, so that it is never empty; then what is not.
@@ -531,18 +549,21 @@ impl ModelPointer {
         let stage = stage.to_string();
         let mut live = view.stages(to.stages.keys().cloned());
         let order = to.at.iter().chain(to.stages.keys().filter(|version| !to.at.contains(version)));
-        let mut left: Vec<&String> = order.collect();
-        left.dedup();
-        for version in left {
+        for version in order {
             let Some(Some(wanted)) = to.stages.get(version) else { continue };
             if live.get(version) == Some(&Some(wanted.clone())) {
                 continue;
             }
-            // One call archives whatever else is there, which the rest of this loop then finds done.
-            let others = live
+            // One call archives whatever else is there, which the rest of this loop then finds done: where all of
+            // that is to be archived, so that every version is always as it was or as it is to be.
+            let in_stage = Some(stage.clone());
+            let archived = Some(ARCHIVED.to_owned());
+            let others: Vec<_> = live
                 .iter()
-                .any(|(other, at)| other != version && *at == Some(stage.clone()) && !to.at.contains(other));
-            let archive = *wanted == stage && others;
+                .filter(|&(other, at)| other != version && *at == in_stage)
+                .map(|(other, _)| to.stages.get(other) == Some(&archived))
+                .collect();
+            let archive = *wanted == stage && !others.is_empty() && !others.contains(&false);
             cx.before_write(&format!("moving version {version} of {} to {wanted}", self.model)).await?;
             self.registry.transition(&self.model, version, wanted, archive).await?;
             if archive {
@@ -570,38 +591,68 @@ impl ModelPointer {
                 .unwrap_or_else(|| version.current_stage.clone())
         };
         before.versions.iter().find_map(|version| {
-            let stage = after.version(&version.version).map(|now| now.current_stage.clone());
-            let stage = stage.unwrap_or_else(|| "gone".into());
-            (stage != expected(version)).then(|| format!("version {} is {stage}", version.version))
+            let stage = after.version(&version.version).map_or("gone", |now| now.current_stage.as_str());
+            // Of the versions beside, one that is archived by now may have come into the stage meanwhile, and
+            // have been archived by the promotion.
+            let ours = to.stages.contains_key(&version.version) || stage == ARCHIVED;
+            (ours && stage != expected(version)).then(|| format!("version {} is {stage}", version.version))
         })
     }
 
     /// Tells in tags what was moved. What cannot be told does not undo what was done.
     async fn tell(&self, cx: &StepContext, view: &View, from: &Content, to: &Content) -> Result<()> {
         let new = Move::new(cx, from.at.clone(), to.at.clone());
-        let key = moves::key(&self.kind);
-        let text = serde_json::to_string(&new).unwrap_or_default();
         let versions: BTreeSet<&String> = from.at.iter().chain(&to.at).collect();
-        cx.before_write(&format!("tagging model {}", self.model)).await?;
-        let all = moves::with(moves::read(view, &self.kind), new);
-        self.told(cx, self.registry.tag_model(&self.model, &key, &all).await)?;
-        for version in versions {
-            cx.before_write(&format!("tagging version {version} of {}", self.model)).await?;
-            self.told(cx, self.registry.tag_version(&self.model, version, &key, &text).await)?;
+        for version in versions.into_iter().filter(|version| view.version(version).is_some()) {
+            self.tag(cx, view, Some(version), &new).await?;
+        }
+        // Last, since it says that all is told.
+        self.tag(cx, view, None, &new).await
+    }
+
+    /// Tells a move in the tag of a version, or of the model, unless it is told there.
+    async fn tag(&self, cx: &StepContext, view: &View, version: Option<&str>, new: &Move) -> Result<()> {
+        let of = version.map(|version| format!("version {version} of ")).unwrap_or_default();
+        let (key, mut later) = (moves::key(&self.kind), None);
+        for left in (0..TAG_ATTEMPTS).rev() {
+            let view = later.as_ref().unwrap_or(view);
+            if moves::is_told(view, &self.kind, version, new) {
+                return Ok(());
+            }
+            match cx.before_write(&format!("tagging {of}{}", self.model)).await {
+                // Too late for tags is not too late for the move.
+                Err(error) if error.kind() == ErrorKind::Timeout => {
+                    self.untold(cx, &error);
+                    return Ok(());
+                }
+                gate => gate?,
+            }
+            let value = moves::text(view, &self.kind, version, new);
+            let Err(error) = self.registry.tag(&self.model, version, &key, &value).await else {
+                return Ok(());
+            };
+            if error.disposition() != Disposition::Indeterminate {
+                cx.write_rejected();
+            }
+            if left == 0 || error.disposition() == Disposition::Permanent {
+                self.untold(cx, &error);
+                return Ok(());
+            }
+            sleep(LOOK_AGAIN).await;
+            match self.view().await {
+                Ok(now) => later = Some(now),
+                Err(error) => {
+                    self.untold(cx, &error);
+                    return Ok(());
+                }
+            }
         }
         Ok(())
     }
 
-    fn told(&self, cx: &StepContext, done: Result<()>) -> Result<()> {
-        match done {
-            Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::Refused) => {
-                cx.write_rejected();
-                tracing::warn!(component = %self.id, %error, "a tag is missing");
-                cx.progress(format!("a tag is missing: {error}"));
-                Ok(())
-            }
-            done => done,
-        }
+    fn untold(&self, cx: &StepContext, error: &Error) {
+        tracing::warn!(component = %self.id, %error, "a tag is missing");
+        cx.progress(format!("a tag is missing: {error}"));
     }
 
     async fn watch(&self, cx: &StepContext, change: &Change) -> Result<Verification> {

@@ -17,7 +17,7 @@ pub(crate) struct Alias {
     pub(crate) version: String,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(crate) struct Tag {
     pub(crate) key: String,
     #[serde(default)]
@@ -40,6 +40,8 @@ pub(crate) struct ModelVersion {
     pub(crate) status: String,
     #[serde(default)]
     pub(crate) status_message: String,
+    #[serde(default)]
+    pub(crate) tags: Vec<Tag>,
 }
 
 impl ModelVersion {

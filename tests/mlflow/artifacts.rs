@@ -24,7 +24,7 @@ async fn a_version_whose_artifact_is_gone_is_shown_and_refused() {
     // The name of the one that is gone begins that of one which is there.
     let sources =
         ["s3://models/a/v1", "s3://models/a/v4", "s3://models/a/v40", "dbfs:/models/v3", "s3://nowhere/v1"];
-    for key in ["a/v1/MLmodel", "a/v40/MLmodel"] {
+    for key in ["a/v1/MLmodel", "a/v40/MLmodel", "a/one.bst"] {
         store.put(key).await;
     }
     let model = server.model(&sources).await;
@@ -50,6 +50,12 @@ async fn a_version_whose_artifact_is_gone_is_shown_and_refused() {
     assert!(warned.warnings.iter().any(|w| w.contains("was not checked")), "{warned:?}");
     let report = undo(&pointer(ArtifactCheck::Require), revision("1")).await.unwrap();
     assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+
+    let single = server.model(&["s3://models/a/one.bst", "s3://models/a/two.bst"]).await;
+    let options = checking(store, ArtifactCheck::Require);
+    let single = ModelPointer::stage(&registry, &single, Stage::Production, options).unwrap();
+    let gone: Vec<_> = single.history().await.unwrap().iter().map(|r| r.summary.contains("gone")).collect();
+    assert_eq!(gone, [true, false], "a model may be one object");
 
     let mut forced = checking(store, ArtifactCheck::Warn);
     forced.force = true;

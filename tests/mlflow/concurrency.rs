@@ -64,6 +64,23 @@ async fn twenty_at_once_without_a_lease_never_call_an_overlap_completed() {
 }
 
 #[tokio::test]
+async fn what_somebody_else_moves_beside_it_is_none_of_ours() {
+    let server = Mlflow::shared(MlflowVersion::Three).await;
+    let model = baseline(server).await;
+    let proxy = server.proxy().await;
+    let mut hold = proxy.hold(Matcher::method("POST").path("transition-stage"));
+    let pointer = production(proxy.url(), &model);
+    let foreign = async {
+        hold.reached().await;
+        server.stage(&model, "2", "Staging", false).await;
+        hold.release();
+    };
+    let (report, ()) = tokio::join!(undo(&pointer, revision("4")), foreign);
+    assert_eq!(report.unwrap().outcome, Outcome::Completed);
+    assert_eq!(server.observe(&model).await["stages"]["2"], "Staging");
+}
+
+#[tokio::test]
 async fn what_somebody_else_moves_between_the_look_and_the_write_is_a_conflict() {
     let server = Mlflow::shared(MlflowVersion::Three).await;
     let model = baseline(server).await;

@@ -11,7 +11,7 @@ use rollback_tests::{Fault, Matcher, Mlflow, MlflowVersion};
 use secrecy::SecretString;
 use serde_json::json;
 
-use crate::world::{baseline, options, production, revision, undo};
+use crate::world::{baseline, champion, options, production, revision, undo};
 
 fn pointer(config: RegistryConfig, model: &str) -> ModelPointer {
     ModelPointer::stage(&Registry::new(config).unwrap(), model, Stage::Production, options()).unwrap()
@@ -75,7 +75,7 @@ async fn a_server_that_dies_between_two_writes_is_gone_on_with_when_it_is_back()
     assert_eq!(report.unwrap().outcome, Outcome::Unfinished);
     server.restart().await;
     let half = server.observe(&model).await;
-    assert_eq!((&half["stages"]["5"], &half["stages"]["4"]), (&json!("Production"), &json!("Archived")));
+    assert_eq!((&half["stages"]["5"], &half["stages"]["4"]), (&json!("Production"), &json!("Production")));
     let report = engine.resume(id, &components, RunOptions::by("ann")).await.unwrap();
     assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
     assert_eq!(server.observe(&model).await, before);
@@ -136,7 +136,7 @@ async fn what_is_no_mlflow_or_does_not_want_this_name_is_told() {
     let wrong =
         pointer(RegistryConfig::new(format!("{}/prefix", server.url())), &model).history().await.unwrap_err();
     assert!(
-        wrong.kind() == ErrorKind::NotFound && wrong.hint().unwrap().contains("tracking URI"),
+        wrong.kind() == ErrorKind::InvalidConfig && wrong.hint().unwrap().contains("tracking URI"),
         "{wrong:?}"
     );
 
@@ -149,16 +149,51 @@ async fn what_is_no_mlflow_or_does_not_want_this_name_is_told() {
     proxy.fault(Matcher::any(), Fault::Answer { code: 200, body: json!("<html>login</html>") });
     let login = production(proxy.url(), &model).history().await.unwrap_err();
     assert!(login.hint().unwrap().contains("that of an MLflow server"), "{login:?}");
-    proxy.clear();
-    proxy.fault(
-        Matcher::method("POST").path("transition-stage"),
-        Fault::Answer {
-            code: 404,
-            body: json!({"error_code": "ENDPOINT_NOT_FOUND", "message": "no such endpoint"}),
-        },
-    );
-    let report = undo(&production(proxy.url(), &model), Target::Previous).await.unwrap();
-    let error = report.steps[0].error.clone().unwrap();
-    assert_eq!((error.kind, report.changed()), (ErrorKind::Unsupported, false), "{error:?}");
-    assert!(error.hint.unwrap().contains("--alias"));
+    for body in [
+        json!({"error_code": "ENDPOINT_NOT_FOUND", "message": "no such endpoint"}),
+        json!("<title>404 Not Found</title><p>The requested URL was not found on the server.</p>"),
+    ] {
+        proxy.clear();
+        let transition = Matcher::method("POST").path("transition-stage");
+        proxy.fault(transition, Fault::Answer { code: 404, body });
+        let report = undo(&production(proxy.url(), &model), Target::Previous).await.unwrap();
+        let error = report.steps[0].error.clone().unwrap();
+        assert_eq!((error.kind, report.changed()), (ErrorKind::Unsupported, false), "{error:?}");
+        assert!(error.hint.unwrap().contains("--alias"));
+    }
+}
+
+#[tokio::test]
+async fn a_move_whose_answer_is_lost_is_told_in_tags_all_the_same() {
+    let server = Mlflow::shared(MlflowVersion::Three).await;
+    for pointer in [production, champion] {
+        let model = baseline(server).await;
+        let proxy = server.proxy().await;
+        // The first write that is accepted is the move.
+        proxy.fault(Matcher::method("POST"), Fault::DropAccepted);
+        let report = undo(&pointer(proxy.url(), &model), revision("4")).await.unwrap();
+        assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+        let tags = model_tags(server, &model).await;
+        assert!(tags.contains(&report.run.to_string()), "{tags}");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_told_in_tags_does_not_fail_the_move() {
+    let server = Mlflow::shared(MlflowVersion::Three).await;
+    let model = baseline(server).await;
+    let proxy = server.proxy().await;
+    let locked = json!({"error_code": "TEMPORARILY_UNAVAILABLE", "message": "database is locked"});
+    let tag = || Matcher::method("POST").path("registered-models/set-tag");
+    proxy.fault(tag(), Fault::Answer { code: 503, body: locked });
+    let report = undo(&production(proxy.url(), &model), revision("4")).await.unwrap();
+    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+    let tried =
+        proxy.writes().iter().filter(|write| write.path.contains("registered-models/set-tag")).count();
+    assert_eq!((tried, model_tags(server, &model).await.as_str()), (3, "null"));
+}
+
+async fn model_tags(server: &Mlflow, model: &str) -> String {
+    let known = server.call("GET", "registered-models/get", &json!({"name": model})).await;
+    known["registered_model"]["tags"].to_string()
 }

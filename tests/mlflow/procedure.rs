@@ -1,15 +1,21 @@
 //! What people do by hand, done here, and seen through MLflow's own client.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rollback_core::{
-    ErrorKind, Fact, Ledger, Mark, MemoryJournal, Note, Outcome, Planner, Rollbackable, Target, snapshot_of,
+    ErrorKind, Fact, Ledger, Mark, MemoryJournal, Note, Outcome, Planner, Position, Rollbackable, RunId,
+    StepContext, StepId, Target, snapshot_of,
 };
 use rollback_mlflow::{ModelPointer, Stage};
 use rollback_tests::{Mlflow, MlflowVersion};
 use serde_json::json;
 
 use crate::world::{baseline, champion, options, production, registry, revision, undo};
+
+fn context() -> StepContext {
+    StepContext::new(RunId::random(), StepId::new("model"), Duration::from_secs(30))
+}
 
 const BOTH: [MlflowVersion; 2] = [MlflowVersion::Three, MlflowVersion::Two];
 
@@ -82,12 +88,7 @@ async fn an_alias_is_moved_to_the_version_before_and_back() {
             "print(json.dumps(str(client.get_model_version_by_alias('{model}', 'champion').version)))"
         );
         assert_eq!(server.python(&script).await, "4");
-        let cx = rollback_core::StepContext::new(
-            rollback_core::RunId::random(),
-            rollback_core::StepId::new("back"),
-            std::time::Duration::from_secs(30),
-        );
-        pointer.apply(&cx, &changes[0].reversed()).await.unwrap();
+        pointer.apply(&context(), &changes[0].reversed()).await.unwrap();
         assert_eq!(server.python(&script).await, "5");
     }
 }
@@ -121,12 +122,7 @@ async fn two_versions_that_somebody_left_in_a_stage_are_seen_and_repaired_by_a_p
     let report = undo(&pointer, Target::Previous).await.unwrap();
     assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
     assert_eq!(server.observe(&model).await["stages"]["5"], "Archived");
-    let cx = rollback_core::StepContext::new(
-        rollback_core::RunId::random(),
-        rollback_core::StepId::new("back"),
-        std::time::Duration::from_secs(30),
-    );
-    pointer.apply(&cx, &change.reversed()).await.unwrap();
+    pointer.apply(&context(), &change.reversed()).await.unwrap();
     assert_eq!(server.observe(&model).await, before, "a reversal brings back both");
 }
 
@@ -156,6 +152,61 @@ async fn what_the_ledger_knows_is_no_guess() {
 }
 
 #[tokio::test]
+async fn a_run_that_took_its_move_back_left_no_version() {
+    let server = Mlflow::shared(MlflowVersion::Three).await;
+    let model = baseline(server).await;
+    for pointer in [production(server.url(), &model), champion(server.url(), &model)] {
+        let change = pointer.prepare(&revision("4")).await.unwrap().remove(0);
+        let cx = context();
+        pointer.apply(&cx, &change).await.unwrap();
+        pointer.apply(&cx, &change.reversed()).await.unwrap();
+        assert!(pointer.history().await.unwrap().iter().all(|version| version.mark.is_none()));
+        assert_eq!(pointer.prepare(&Target::Previous).await.unwrap()[0].to.id, "4");
+    }
+}
+
+#[tokio::test]
+async fn a_recorded_state_moves_no_version_beside() {
+    let server = Mlflow::shared(MlflowVersion::Three).await;
+    let model = baseline(server).await;
+    let pointer = production(server.url(), &model);
+    let change = pointer.prepare(&revision("4")).await.unwrap().remove(0);
+    pointer.apply(&context(), &change).await.unwrap();
+    server.stage(&model, "3", "Production", true).await;
+    server.stage(&model, "5", "Staging", false).await;
+    let back = pointer.prepare(&Target::Snapshot(Box::new(change.to))).await.unwrap().remove(0);
+    let moved: Vec<_> = back.diff.iter().map(|field| field.path.as_str()).collect();
+    assert_eq!(moved, ["/versions/3/stage", "/versions/4/stage"]);
+}
+
+#[tokio::test]
+async fn what_was_to_stay_is_not_there_any_more_once_it_was_moved() {
+    let server = Mlflow::shared(MlflowVersion::Three).await;
+    let model = baseline(server).await;
+    let pointer = production(server.url(), &model);
+    let change = pointer.prepare(&revision("5")).await.unwrap().remove(0);
+    assert!(change.is_noop());
+    assert_eq!(pointer.locate(&change).await.unwrap(), Position::To);
+    server.stage(&model, "5", "Archived", false).await;
+    let position = pointer.locate(&change).await.unwrap();
+    assert!(matches!(position, Position::Elsewhere(_)), "{position:?}");
+}
+
+#[tokio::test]
+async fn the_name_of_a_model_may_hold_what_those_of_components_may_not() {
+    for version in BOTH {
+        let server = Mlflow::shared(version).await;
+        let model = format!("bob's 50% {:08x}", fastrand::u32(..));
+        server.model_named(&model, &["s3://models/a/v1", "s3://models/a/v2"]).await;
+        server.stage(&model, "2", "Production", true).await;
+        let pointer = production(server.url(), &model);
+        assert!(pointer.id().to_string().starts_with("model/bob's%2050%25%20"), "{}", pointer.id());
+        let report = undo(&pointer, Target::Previous).await.unwrap();
+        assert_eq!((report.outcome, report.steps[0].to.as_str()), (Outcome::Completed, "1"), "{report:#?}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_typed_wrongly_is_told_with_nothing_changed() {
     let server = Mlflow::shared(MlflowVersion::Three).await;
     let model = baseline(server).await;
@@ -173,6 +224,8 @@ async fn what_is_typed_wrongly_is_told_with_nothing_changed() {
     let nobody = production(server.url(), "no-such-model").history().await.unwrap_err();
     assert_eq!(nobody.kind(), ErrorKind::NotFound, "{nobody:?}");
     let registry = registry(server.url());
+    let several = champion(server.url(), &model).prepare(&revision("5+3")).await.unwrap_err();
+    assert_eq!(several.kind(), ErrorKind::InvalidConfig, "{several:?}");
     let unset = ModelPointer::alias(&registry, &model, "challenger", options()).unwrap();
     let error = unset.prepare(&Target::Previous).await.unwrap_err();
     assert!(error.kind() == ErrorKind::NotFound && error.hint().unwrap().contains("champion"), "{error:?}");

@@ -21,7 +21,12 @@ impl Way {
     pub(crate) fn kept(app: &App, kept: &Kept) -> Self {
         let path = kept.instead.as_ref().or(app.global.journal.as_ref());
         let path = path.map(|path| path.display().to_string());
-        let journal = path.map(|path| format!(" --journal {}", session::quoted(&path))).unwrap_or_default();
+        let journal = path.map(|path| {
+            // Where it is kept in a cluster, the way there leads to it as well.
+            let connection = if kept.in_cluster.is_some() { app.connection_flags() } else { String::new() };
+            format!(" --journal {}{connection}", session::quoted(&path))
+        });
+        let journal = journal.unwrap_or_default();
         Self { connection: app.connection_flags(), journal: Some(journal), undo: "" }
     }
 
@@ -55,7 +60,7 @@ pub(crate) fn commands(plan: &Plan, report: &RunReport, way: &Way) -> Vec<String
             .flat_map(|step| {
                 let StepReport { component, from, .. } = step;
                 // Only a recorded revision can be returned to.
-                let back = from.parse::<u64>().is_ok().then(|| {
+                let back = (component.kind() == "model" || from.parse::<u64>().is_ok()).then(|| {
                     format!("rollback undo {component} --to-revision {from}{}{}", way.undo, way.connection)
                 });
                 std::iter::once(look(step, way)).chain(back)

@@ -39,6 +39,9 @@ pub(crate) async fn make(
 ) -> Result<Prepared, Failure> {
     let names = app.components(components)?;
     let wanted = naming::parse_revisions(&target.to_revision).map_err(Failure::setup)?;
+    if target.compat.is_some() && names.iter().any(|name| matches!(name.kind, naming::Kind::Model(_))) {
+        return Err(session::usage("--compat=kubectl is for workloads: kubectl has no rule for models"));
+    }
     let servers = Servers::default();
     let settings = settings(target);
     let mut parts: Vec<Part> = Vec::new();

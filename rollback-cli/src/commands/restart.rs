@@ -8,6 +8,7 @@ use rollback_k8s::WorkloadOptions;
 use super::carry_out::{self, How, Prepared};
 use crate::args::RestartArgs;
 use crate::exit::{Exit, Failure};
+use crate::naming::Kind;
 use crate::parts::{Part, Servers, Settings};
 use crate::session::App;
 use crate::{journal, place};
@@ -15,21 +16,23 @@ use crate::{journal, place};
 pub(crate) async fn run(app: &App, args: RestartArgs) -> Result<Exit, Failure> {
     carry_out::refuse_silence(args.run.yes, "restart")?;
     let name = app.component(&args.component)?;
+    if matches!(name.kind, Kind::Model(_)) {
+        let error = Error::new(
+            ErrorKind::Unsupported,
+            format!("{}: a model does not run, so it cannot be restarted", name.written),
+        );
+        return Err(error.with_hint("restart the workload that loads it").into());
+    }
     let kept = journal::open(app).await?;
     let scope = if args.all { RestartScope::All } else { RestartScope::Unready };
     let prepared = app
         .until_stopped(async {
             let servers = Servers::default();
             let part = servers.part(app, &name, &Settings::default()).await?;
-            let Part::Workload(workload) = &part else {
-                let error =
-                    Error::new(ErrorKind::Unsupported, "a model does not run, so it cannot be restarted");
-                return Err(error
-                    .with_component(part.id())
-                    .with_hint("restart the workload that loads it")
-                    .into());
-            };
             part.first_contact().await?;
+            let Part::Workload(workload) = &part else {
+                return Err(Error::new(ErrorKind::Unexpected, "only workloads can be restarted").into());
+            };
             let planner =
                 Planner::new().restart(workload.id().to_string(), Arc::new(workload.clone()), scope, &[]);
             let plan = planner.plan().await?;

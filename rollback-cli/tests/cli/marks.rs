@@ -1,7 +1,9 @@
 //! What is known of revisions: marks, records, and what is returned to because of them.
 
 use std::path::Path;
+use std::time::Duration;
 
+use rollback_core::{Clock as _, SystemClock, Timestamp};
 use rollback_tests::{Namespace, Testbed};
 use serde_json::{Value, json};
 
@@ -72,6 +74,11 @@ async fn what_was_recorded_can_be_returned_to_after_the_cluster_has_forgotten_it
     assert_eq!(json(&record)["revision"], "1");
     let at = namespace.get("Deployment", "web").await["metadata"]["creationTimestamp"].clone();
     namespace.patch("Deployment", "web", &json!({"spec": {"revisionHistoryLimit": 1}})).await;
+    // The cluster's times are whole seconds: what comes next is to come in another one.
+    let created: Timestamp = at.as_str().unwrap().parse().unwrap();
+    while SystemClock.now().since(created) < Duration::from_secs(1) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     for n in 2..=4 {
         namespace
             .patch("Deployment", "web", &rollback_tests::objects::image_patch(&format!("app:{n}")))
