@@ -8,7 +8,7 @@ use rollback_core::{
     Error, ErrorKind, Journal, Ledger, MemoryJournal, Outcome, RunId, RunState, RunSummary, SqliteJournal,
     Step,
 };
-use rollback_k8s::{KubernetesJournal, KubernetesLease};
+use rollback_k8s::KubernetesJournal;
 
 use crate::commands::Way;
 use crate::exit::Failure;
@@ -29,8 +29,8 @@ pub(crate) struct Kept {
     pub(crate) durable: bool,
     /// Where they are, where that is not what the command was told.
     pub(crate) instead: Option<PathBuf>,
-    /// Where they are in a cluster, the leases of what lives outside it are too.
-    pub(crate) in_cluster: Option<KubernetesLease>,
+    /// Whether they are in the cluster, where every run of one component is known to all.
+    pub(crate) in_cluster: bool,
 }
 
 /// Where runs are to be kept.
@@ -106,8 +106,7 @@ async fn in_cluster(app: &App, namespace: &str) -> Result<Kept, Failure> {
     }
     app.until_stopped(async { journal.check().await.map_err(unusable) }).await?;
     let journal = Arc::new(journal);
-    let in_cluster = Some(KubernetesLease::new(&cluster).with_namespace(namespace));
-    Ok(Kept { journal: journal.clone(), ledger: journal, durable: true, instead: None, in_cluster })
+    Ok(Kept { journal: journal.clone(), ledger: journal, durable: true, instead: None, in_cluster: true })
 }
 
 fn find_out(app: &App) -> Result<Where, Failure> {
@@ -152,7 +151,7 @@ fn folder(state: Option<OsString>, home: Option<PathBuf>) -> Option<PathBuf> {
 
 fn at(path: &Path) -> Result<Kept, Failure> {
     let journal = Arc::new(SqliteJournal::open(path).map_err(unusable)?);
-    Ok(Kept { journal: journal.clone(), ledger: journal, durable: true, instead: None, in_cluster: None })
+    Ok(Kept { journal: journal.clone(), ledger: journal, durable: true, instead: None, in_cluster: false })
 }
 
 /// A journal that fails before a run began is a matter of set-up.
@@ -180,7 +179,7 @@ pub(crate) fn ended(run: RunId, outcome: Outcome) -> Failure {
 impl Kept {
     fn nowhere() -> Self {
         let journal = Arc::new(MemoryJournal::new());
-        Self { journal: journal.clone(), ledger: journal, durable: false, instead: None, in_cluster: None }
+        Self { journal: journal.clone(), ledger: journal, durable: false, instead: None, in_cluster: false }
     }
 
     /// The run of this id, or of an id that begins or ends so.

@@ -10,16 +10,15 @@ use crate::journal;
 
 #[derive(Debug)]
 pub(crate) struct Leases {
-    cluster: Vec<KubernetesLease>,
+    cluster: Option<KubernetesLease>,
     machine: Option<LocalLease>,
 }
 
 impl Leases {
-    /// In the cluster of the workloads, else beside a journal in a cluster, else on this machine.
-    pub(crate) fn new(workloads: Option<&Cluster>, journal: Option<&KubernetesLease>) -> Self {
+    pub(crate) fn new(cluster: Option<&Cluster>) -> Self {
         let folder = journal::state_folder();
         Self {
-            cluster: workloads.map(KubernetesLease::new).into_iter().chain(journal.cloned()).collect(),
+            cluster: cluster.map(KubernetesLease::new),
             machine: folder.map(|folder| LocalLease::new(folder.join("leases"))),
         }
     }
@@ -28,18 +27,18 @@ impl Leases {
 #[async_trait]
 impl Lease for Leases {
     async fn acquire(&self, request: &LeaseRequest) -> Result<Box<dyn Hold>> {
-        let cannot =
-            |error: &Error| matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::Unsupported);
-        let mut why = Error::new(ErrorKind::Unsupported, "no lease keeps other runs away from it");
-        for lease in &self.cluster {
-            match lease.acquire(request).await {
-                Err(error) if cannot(&error) => why = error,
-                answer => return answer,
+        let answer = match &self.cluster {
+            Some(cluster) => cluster.acquire(request).await,
+            None => Err(Error::new(ErrorKind::Unsupported, "no cluster holds its lease")),
+        };
+        match (answer, &self.machine) {
+            // What does not live in a cluster is held on this machine, too.
+            (Err(error), Some(machine))
+                if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::Unsupported) =>
+            {
+                machine.acquire(request).await
             }
-        }
-        match &self.machine {
-            Some(machine) => machine.acquire(request).await,
-            None => Err(why),
+            (answer, _) => answer,
         }
     }
 }

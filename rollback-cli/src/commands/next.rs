@@ -23,7 +23,7 @@ impl Way {
         let path = path.map(|path| path.display().to_string());
         let journal = path.map(|path| {
             // Where it is kept in a cluster, the way there leads to it as well.
-            let connection = if kept.in_cluster.is_some() { app.connection_flags() } else { String::new() };
+            let connection = if kept.in_cluster { app.connection_flags() } else { String::new() };
             format!(" --journal {}{connection}", session::quoted(&path))
         });
         let journal = journal.unwrap_or_default();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rollback_tests::{Namespace, Output, Testbed};
+use rollback_tests::{Mlflow, MlflowVersion, Namespace, Output, Testbed};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -43,6 +43,32 @@ async fn journal() -> Namespace {
     };
     INSTALLED.get_or_init(install).await;
     namespace
+}
+
+#[tokio::test]
+async fn two_who_keep_runs_in_the_cluster_do_not_move_one_model_at_once() {
+    let home = journal().await;
+    let place = format!("kubernetes:{}", home.name());
+    let server = Mlflow::shared(MlflowVersion::Three).await;
+    let model = server.model(&["s3://models/a/v1", "s3://models/a/v2"]).await;
+    server.stage(&model, "2", "Production", true).await;
+    let name = format!("model/{model}");
+    let undo = ["undo", &name, "--artifact-check=skip", "--yes", "--journal", &place];
+    let machine = Machine::new();
+    let kubeconfig = Testbed::shared().await.kubeconfig();
+    let begin = |machine: &Machine, args: &[&str]| {
+        let mut command = machine.command(kubeconfig, args);
+        command.env("MLFLOW_TRACKING_URI", server.url()).spawn().unwrap()
+    };
+    let first = begin(&machine, &undo);
+    while server.observe(&model).await["stages"]["1"] != "Production" {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // The first watches for some seconds yet whether somebody else moves it.
+    let other = Machine::new();
+    let second = finish(begin(&other, &[&undo[..], &["--to-revision", "2"]].concat())).await;
+    assert!(second.code == 1 && second.stderr.contains("is unfinished"), "{second:?}");
+    assert_eq!(finish(first).await.code, 0);
 }
 
 #[tokio::test]
