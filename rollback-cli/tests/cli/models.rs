@@ -5,6 +5,7 @@ use std::path::Path;
 use rollback_tests::{Mlflow, MlflowVersion, Output};
 use serde_json::json;
 use tempfile::TempDir;
+use tokio::process::Child;
 
 use crate::{command, finish, json};
 
@@ -20,11 +21,15 @@ impl Person {
         Self { home: tempfile::tempdir().unwrap(), server }
     }
 
-    async fn call(&self, args: &[&str]) -> Output {
+    fn begin(&self, args: &[&str]) -> Child {
         let mut command = command(Path::new("/nonexistent"), args);
         command.env("ROLLBACK_JOURNAL", self.home.path().join("runs.db"));
         command.env("XDG_STATE_HOME", self.home.path()).env("MLFLOW_TRACKING_URI", self.server.url());
-        finish(command.spawn().unwrap()).await
+        command.spawn().unwrap()
+    }
+
+    async fn call(&self, args: &[&str]) -> Output {
+        finish(self.begin(args)).await
     }
 
     /// A model of five versions, of which the fifth is in Production and `champion`.
@@ -108,6 +113,8 @@ async fn what_is_typed_or_set_wrongly_is_told_with_nothing_changed() {
     let name = format!("model/{model}");
     let before = person.server.observe(&model).await;
     let undo = ["undo", "--yes", "--artifact-check=skip"];
+    let prefix = format!("{}/prefix", person.server.url());
+    let query = format!("{}/?token=hunter2", person.server.url());
     for (args, code, says) in [
         (&[name.as_str(), "--to-revision", "9"][..], 1, "the versions are: 5, 4, 3, 2, 1"),
         (&[&name, "--to-revision", "x"], 2, "`none` empties a stage"),
@@ -119,6 +126,8 @@ async fn what_is_typed_or_set_wrongly_is_told_with_nothing_changed() {
         (&["model/no-such-model"], 1, "not found"),
         (&["model/"], 2, "write model/NAME"),
         (&[&name, "--tracking-uri", "http://127.0.0.1:1"], 2, "does not answer"),
+        (&[&name, "--tracking-uri", &prefix], 2, "no MLflow REST API"),
+        (&[&name, "--tracking-uri", &query], 2, "it has a query"),
         (&[&name, "--tracking-uri", "mlruns"], 2, "http://mlflow:5000"),
         (&[&name, "--dry-run=server"], 1, "no dry run"),
     ] {
@@ -129,4 +138,32 @@ async fn what_is_typed_or_set_wrongly_is_told_with_nothing_changed() {
     let restart = person.call(&["restart", &name, "--yes"]).await;
     assert!(restart.code == 1 && restart.stderr.contains("restart the workload"), "{restart:?}");
     assert_eq!(person.server.observe(&model).await["stages"]["5"], before["stages"]["5"]);
+}
+
+#[tokio::test]
+async fn of_two_people_at_once_each_is_told_what_became_of_it() {
+    let (ann, ben) = (Person::new().await, Person::new().await);
+    let model = ann.model().await;
+    let name = format!("model/{model}");
+    let begun: Vec<Child> = (0..10)
+        .map(|n| {
+            let (person, to) = (if n % 2 == 0 { &ann } else { &ben }, (n % 4 + 1).to_string());
+            person.begin(&["undo", &name, "--artifact-check=skip", "--yes", "--to-revision", &to])
+        })
+        .collect();
+    let ended = futures::future::join_all(begun.into_iter().map(finish)).await;
+    let stages = ann.server.observe(&model).await["stages"].clone();
+    let serving: Vec<_> =
+        stages.as_object().unwrap().iter().filter(|(_, stage)| **stage == "Production").collect();
+    let is_kept_away = |stderr: &str| stderr.contains("is held by run") || stderr.contains("is unfinished");
+    // What each one's own journal and lease do not keep apart, each sees while it watches.
+    for Output { code, stderr, .. } in &ended {
+        let told = match code {
+            0 => serving.len() == 1,
+            1 => is_kept_away(stderr) || stderr.contains("changed since it was planned"),
+            code => *code == 4 && stderr.contains("changed since it was planned"),
+        };
+        assert!(told, "{code}: {stderr}{stages}");
+    }
+    assert!(ended.iter().any(|ended| is_kept_away(&ended.stderr)), "{ended:#?}");
 }
