@@ -15,7 +15,7 @@ groups=
 at_end=:
 while read -r line; do eval "$line"; done
 [ -z "$pids" ] || kill -KILL $pids
-for group in $groups; do kill -KILL -- "-$group"; done
+for group in $groups; do kill -s KILL -- "-$group"; done
 wait
 eval "$at_end"
 [ -z "$ROLLBACK_TEST_LOGS" ] || { mkdir -p "$ROLLBACK_TEST_LOGS" && cp "$1"/*.log "$ROLLBACK_TEST_LOGS"; }
@@ -77,4 +77,25 @@ impl Keeper {
 
 fn quote(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_that_was_adopted_ends_with_the_keeper() {
+        let dir = tempfile::tempdir().unwrap().keep();
+        let keeper = Keeper::start(&dir);
+        let mut group = Command::new("sh").args(["-c", "sleep 600; :"]).process_group(0).spawn().unwrap();
+        keeper.adopt_group(group.id());
+        let Keeper { child } = keeper;
+        let mut child = child.into_inner().unwrap();
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        let ended = group.try_wait().unwrap();
+        let _ = group.kill();
+        assert!(ended.is_some() && !dir.exists(), "{ended:?}");
+    }
 }
