@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use rollback_core::{
     Components, Engine, ErrorKind, MemoryJournal, MemoryLease, Outcome, Planner, Rollbackable, RunOptions,
-    StepOutcome,
+    RunReport, StepOutcome,
 };
 use rollback_tests::{Matcher, Mlflow, MlflowVersion};
+use serde_json::Value;
 
 use crate::world::{baseline, production, revision, undo};
 
@@ -63,8 +64,9 @@ async fn twenty_at_once_without_a_lease_never_call_an_overlap_completed() {
     }
 }
 
-#[tokio::test]
-async fn what_somebody_else_moves_beside_it_is_none_of_ours() {
+/// An undo to version 4 during which, between its look and its write, somebody else moves version 2 to this stage;
+/// with the stage of version 2 at the end.
+async fn undone_while_2_goes_to(stage: &str, archive: bool) -> (RunReport, Value) {
     let server = Mlflow::shared(MlflowVersion::Three).await;
     let model = baseline(server).await;
     let proxy = server.proxy().await;
@@ -72,28 +74,22 @@ async fn what_somebody_else_moves_beside_it_is_none_of_ours() {
     let pointer = production(proxy.url(), &model);
     let foreign = async {
         hold.reached().await;
-        server.stage(&model, "2", "Staging", false).await;
+        server.stage(&model, "2", stage, archive).await;
         hold.release();
     };
     let (report, ()) = tokio::join!(undo(&pointer, revision("4")), foreign);
-    assert_eq!(report.unwrap().outcome, Outcome::Completed);
-    assert_eq!(server.observe(&model).await["stages"]["2"], "Staging");
+    (report.unwrap(), server.observe(&model).await["stages"]["2"].clone())
+}
+
+#[tokio::test]
+async fn what_somebody_else_moves_beside_it_is_none_of_ours() {
+    let (report, second) = undone_while_2_goes_to("Staging", false).await;
+    assert_eq!((report.outcome, second), (Outcome::Completed, "Staging".into()), "{report:#?}");
 }
 
 #[tokio::test]
 async fn what_somebody_else_moves_between_the_look_and_the_write_is_a_conflict() {
-    let server = Mlflow::shared(MlflowVersion::Three).await;
-    let model = baseline(server).await;
-    let proxy = server.proxy().await;
-    let mut hold = proxy.hold(Matcher::method("POST").path("transition-stage"));
-    let pointer = production(proxy.url(), &model);
-    let foreign = async {
-        hold.reached().await;
-        server.stage(&model, "2", "Production", true).await;
-        hold.release();
-    };
-    let (report, ()) = tokio::join!(undo(&pointer, revision("4")), foreign);
-    let report = report.unwrap();
+    let (report, _) = undone_while_2_goes_to("Production", true).await;
     assert_eq!((report.outcome, report.changed()), (Outcome::Halted, true), "{report:#?}");
     let step = &report.steps[0];
     assert_eq!(step.outcome, StepOutcome::Failed);
