@@ -178,6 +178,7 @@ impl Rollbackable for Release {
             warnings: Vec::new(),
             touches: Vec::new(),
             irreversible: None,
+            secured: None,
             hint: None,
         }])
     }

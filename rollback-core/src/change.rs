@@ -58,6 +58,10 @@ pub struct Change {
     /// Why it cannot be reversed, where it cannot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub irreversible: Option<String>,
+    /// What an earlier change of the same component has made safe, and that stays as it is when this one fails,
+    /// whatever the failure policy: a human goes on from there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secured: Option<String>,
     /// What the component saw last, which saves it a read; never part of identity or reversal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<Value>,
@@ -69,7 +73,7 @@ impl Change {
         self.from.fingerprint == self.to.fingerprint
     }
 
-    /// The way back. Warnings and hint belong to the way there and are left out.
+    /// The way back. Warnings, hint and what is secured belong to the way there and are left out.
     #[must_use]
     pub fn reversed(&self) -> Self {
         Self {
@@ -85,6 +89,7 @@ impl Change {
                 })
                 .collect(),
             warnings: Vec::new(),
+            secured: None,
             hint: None,
             ..self.clone()
         }

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::{Change, ComponentId, Error, ErrorKind, Fingerprint, Realm, Result};
+use crate::{Change, ComponentId, Error, ErrorKind, Fingerprint, Realm, Result, Snapshot};
 
 /// The name of a step, unique within its plan.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -142,6 +142,29 @@ impl Plan {
     /// The step of this name.
     pub fn step(&self, id: &StepId) -> Option<&Step> {
         self.steps.iter().find(|step| step.id == *id)
+    }
+
+    /// The changes of a component, in order.
+    pub fn changes_of(&self, component: &ComponentId) -> impl Iterator<Item = &Change> {
+        let changes = self.steps.iter().map(|step| &step.change);
+        changes.filter(move |change| change.component == *component)
+    }
+
+    /// Whether one change of the component leads to this state and a later one goes on from there.
+    pub(crate) fn is_on_the_way(&self, component: &ComponentId, state: &Snapshot) -> bool {
+        let mut changes = self.changes_of(component).filter(|change| !change.is_noop());
+        changes.any(|change| change.to.fingerprint == state.fingerprint)
+            && changes.any(|change| change.from.fingerprint == state.fingerprint)
+    }
+
+    /// Where the changes of the component begin that lead to this one.
+    pub(crate) fn origin<'a>(&'a self, change: &'a Change) -> &'a Snapshot {
+        let mut changes = self.changes_of(&change.component).filter(|change| !change.is_noop());
+        let begin = changes.find(|first| !self.is_on_the_way(&change.component, &first.from));
+        match begin {
+            Some(first) if self.is_on_the_way(&change.component, &change.from) => &first.from,
+            _ => &change.from,
+        }
     }
 
     /// Adds a warning to every change of a component, which its digest does not cover.

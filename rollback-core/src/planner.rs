@@ -1,6 +1,6 @@
 //! From components and targets to a plan.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::future::try_join_all;
@@ -80,6 +80,8 @@ struct Wanted {
 #[derive(Debug)]
 enum What {
     Rollback(Arc<dyn Rollbackable>, Target),
+    /// To the artifact of what the step of this name returns to.
+    Follow(Arc<dyn Rollbackable>, String),
     Restart(Arc<dyn Restartable>, RestartScope),
 }
 
@@ -124,6 +126,20 @@ impl Planner {
         self.want(id.into(), What::Rollback(component, target), after)
     }
 
+    /// Adds the return of a component to what another step leads to, after that step and the named ones: it is to
+    /// run the [`artifact`](Rollbackable::artifact) of the revision that the `followed` step returns to.
+    #[must_use]
+    pub fn follow(
+        self,
+        id: impl Into<String>,
+        component: Arc<dyn Rollbackable>,
+        followed: &str,
+        after: &[&str],
+    ) -> Self {
+        let after: Vec<&str> = std::iter::once(followed).chain(after.iter().copied()).collect();
+        self.want(id.into(), What::Follow(component, followed.to_owned()), &after)
+    }
+
     /// Adds a restart, after the named ones.
     #[must_use]
     pub fn restart(
@@ -142,21 +158,39 @@ impl Planner {
     }
 
     /// Asks every component, side by side, and orders the answers. Where a component needs several
-    /// changes, they become the steps `ID.1`, `ID.2`, and so on, one after the other.
+    /// changes, they become the steps `ID.1`, `ID.2`, and so on, one after the other. A component that follows
+    /// another is asked once that one has answered.
     ///
     /// # Errors
     /// What a component answers, or `InvalidPlan` as [`Plan::new`].
     pub async fn plan(self) -> Result<Plan> {
-        let prepared = try_join_all(self.wanted.iter().map(async |wanted| {
-            let changes = match &wanted.what {
-                What::Rollback(component, target) => {
-                    ledger::resolve(&**component, target, self.ledger.as_deref(), self.forced).await?
-                }
-                What::Restart(component, scope) => vec![component.prepare_restart(*scope).await?],
+        let mut known: BTreeMap<&str, Vec<Change>> = BTreeMap::new();
+        let mut names = BTreeSet::new();
+        if let Some(twice) = self.wanted.iter().find(|wanted| !names.insert(wanted.id.as_str())) {
+            return Err(Error::new(ErrorKind::InvalidPlan, format!("two steps are named {}", twice.id)));
+        }
+        while known.len() < self.wanted.len() {
+            let is_due = |wanted: &&Wanted| {
+                let follows = match &wanted.what {
+                    What::Follow(_, followed) => Some(followed),
+                    What::Rollback(..) | What::Restart(..) => None,
+                };
+                !known.contains_key(wanted.id.as_str())
+                    && follows.is_none_or(|followed| known.contains_key(followed.as_str()))
             };
-            Ok::<_, Error>((wanted, changes))
-        }))
-        .await?;
+            let due: Vec<&Wanted> = self.wanted.iter().filter(is_due).collect();
+            if due.is_empty() {
+                return Err(self.cannot_follow(&known));
+            }
+            let answers =
+                try_join_all(due.iter().map(async |wanted| self.prepare(wanted, &known).await)).await?;
+            known.extend(due.iter().map(|wanted| wanted.id.as_str()).zip(answers));
+        }
+        let prepared: Vec<(&Wanted, Vec<Change>)> = self
+            .wanted
+            .iter()
+            .filter_map(|wanted| Some((wanted, known.remove(wanted.id.as_str())?)))
+            .collect();
         let step_ids: Vec<Vec<StepId>> =
             prepared.iter().map(|(wanted, changes)| step_ids(&wanted.id, changes)).collect();
         let last: BTreeMap<&str, &StepId> = prepared
@@ -180,6 +214,55 @@ impl Planner {
             }
         }
         Plan::new(steps, self.on_failure)
+    }
+}
+
+impl Planner {
+    async fn prepare(&self, wanted: &Wanted, known: &BTreeMap<&str, Vec<Change>>) -> Result<Vec<Change>> {
+        let resolve = async |component: &Arc<dyn Rollbackable>, target: &Target| {
+            ledger::resolve(&**component, target, self.ledger.as_deref(), self.forced).await
+        };
+        match &wanted.what {
+            What::Rollback(component, target) => resolve(component, target).await,
+            What::Restart(component, scope) => Ok(vec![component.prepare_restart(*scope).await?]),
+            What::Follow(component, followed) => {
+                let to = known.get(followed.as_str()).and_then(|changes| changes.last());
+                let to = to.map(|change| change.to.id.as_str()).unwrap_or_default();
+                let artifact = match self.wanted.iter().find(|other| other.id == *followed).map(|w| &w.what) {
+                    Some(What::Rollback(leader, _) | What::Follow(leader, _)) => leader.artifact(to).await?,
+                    Some(What::Restart(..)) | None => None,
+                };
+                let Some(artifact) = artifact else {
+                    let message = format!(
+                        "{} follows {followed}, whose revision {to} stands for no artifact",
+                        wanted.id
+                    );
+                    return Err(Error::new(ErrorKind::Refused, message)
+                        .with_component(component.id())
+                        .with_hint("name a revision of each component"));
+                };
+                resolve(component, &Target::Artifact(artifact)).await
+            }
+        }
+    }
+
+    /// Why nothing more can be prepared.
+    fn cannot_follow(&self, known: &BTreeMap<&str, Vec<Change>>) -> Error {
+        let mut waiting = self.wanted.iter().filter_map(|wanted| match &wanted.what {
+            What::Follow(_, followed) if !known.contains_key(wanted.id.as_str()) => {
+                Some((wanted.id.as_str(), followed))
+            }
+            _ => None,
+        });
+        let is_wanted = |id: &str| self.wanted.iter().any(|other| other.id == id);
+        let message = match waiting.clone().find(|(_, followed)| !is_wanted(followed)) {
+            Some((id, followed)) => format!("{id} follows {followed}, which is not in the plan"),
+            None => {
+                let ids: Vec<_> = waiting.by_ref().map(|(id, _)| id).collect();
+                format!("these steps follow each other in a circle: {}", ids.join(", "))
+            }
+        };
+        Error::new(ErrorKind::InvalidPlan, message)
     }
 }
 

@@ -132,6 +132,8 @@ pub enum Target {
     AsOf(Timestamp),
     /// Exactly this recorded state.
     Snapshot(Box<Snapshot>),
+    /// The state that runs the artifact at this URI, such as the model that a registry points to.
+    Artifact(String),
 }
 
 /// A state as a component recorded it: enough to bring it back, or a reference to what is immutable.

@@ -58,7 +58,7 @@ pub trait Rollbackable: fmt::Debug + Send + Sync {
     /// is one change whose `from` is its `to`. One change as a rule; several in order where a state
     /// between them must itself be verified.
     ///
-    /// Backends resolve `Previous`, `Revision` and `Snapshot`. `LastGood` and `AsOf` need records of
+    /// Backends resolve `Previous`, `Revision`, `Snapshot` and, where they run artifacts, `Artifact`. `LastGood` and `AsOf` need records of
     /// what was in place, and are resolved before they reach a backend.
     ///
     /// # Errors
@@ -93,6 +93,15 @@ pub trait Rollbackable: fmt::Debug + Send + Sync {
     /// # Errors
     /// `NotFound` when the component does not exist.
     async fn status(&self) -> Result<Verification>;
+
+    /// The URI of what a revision of this component stands for, such as the artifact of a model's version: what
+    /// a component that follows it is to run. None where it stands for nothing that others run. Read-only.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown revision, or as the system answers.
+    async fn artifact(&self, _revision: &str) -> Result<Option<String>> {
+        Ok(None)
+    }
 
     /// Whether the system itself records what was in place before. Where it does not, `Previous` goes by what the
     /// ledger knows before it is asked of the component, whose answer is a guess.

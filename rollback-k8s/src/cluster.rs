@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::{Method, Request, header};
 use http_body_util::BodyExt;
 use kube::Client;
+use kube::api::ApiResource;
 use kube::client::Body;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use rollback_core::{Access, Clock, Error, ErrorKind, Fingerprint, Realm, Result, SystemClock, retry_read};
@@ -17,7 +18,7 @@ use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::{Instant, timeout};
 
 use crate::error;
-use crate::watch::Watches;
+use crate::watch::{Changes, Watches};
 
 /// The name under which this library writes fields and Events.
 pub(crate) const MANAGER: &str = "rollback";
@@ -168,9 +169,18 @@ impl Cluster {
         &self.0.watches
     }
 
+    /// Wakes up at every change of an object of this kind in a namespace, through the one watch that all share. A
+    /// wake-up tells nothing of what changed: who needs to know reads the object.
+    pub fn changes(&self, resource: &ApiResource, namespace: &str) -> Changes {
+        Changes::of(self.0.watches.subscribe(resource, namespace))
+    }
+
     /// The cluster's identity: the UID of its `kube-system` namespace, or where that may not be read its
     /// address and certificate authority. Asked once.
-    pub(crate) async fn realm(&self) -> Result<Realm> {
+    ///
+    /// # Errors
+    /// What the server answers.
+    pub async fn realm(&self) -> Result<Realm> {
         let found = self.0.realm.get_or_try_init(async || {
             match self.get("/api/v1/namespaces/kube-system", "reading the cluster's identity").await {
                 Ok(namespace) => {
@@ -189,7 +199,12 @@ impl Cluster {
         found.await.cloned()
     }
 
-    pub(crate) async fn get(&self, path: &str, what: &str) -> Result<Value> {
+    /// The object at a path of the API; `what` says in an error what was being done. Repeated while it fails for the
+    /// moment.
+    ///
+    /// # Errors
+    /// What the server answers.
+    pub async fn get(&self, path: &str, what: &str) -> Result<Value> {
         self.send(Method::GET, path, Form::Whole, None, what).await
     }
 
@@ -213,7 +228,10 @@ impl Cluster {
     }
 
     /// All items of a list, page by page. `query` is encoded already and may be empty.
-    pub(crate) async fn list(&self, path: &str, query: &str, what: &str) -> Result<Vec<Value>> {
+    ///
+    /// # Errors
+    /// What the server answers.
+    pub async fn list(&self, path: &str, query: &str, what: &str) -> Result<Vec<Value>> {
         self.list_as(path, query, Form::Whole, what).await
     }
 

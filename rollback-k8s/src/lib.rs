@@ -6,12 +6,22 @@
 
 mod cluster;
 mod error;
+mod guard;
 mod journal;
-mod json;
+pub mod json;
 mod lease;
+mod left;
 mod ownership;
 mod watch;
 mod workload;
+
+/// What other backends that live in a cluster are built from. Objects are raw JSON.
+pub mod backend {
+    pub use crate::guard::{conflict, refuse_another, refuse_dying};
+    pub use crate::left::{LEFT, LeftEntry, LeftRecord, left_entries};
+    pub use crate::watch::Changes;
+    pub use crate::workload::RecordedTemplate;
+}
 
 pub use cluster::{Cluster, ConnectOptions};
 pub use journal::{CUSTOM_RESOURCE_DEFINITION, KubernetesJournal};

@@ -51,11 +51,21 @@ pub(crate) struct Watch {
 }
 
 /// Wakes up when a watch has seen something new.
-pub(crate) struct Changes(watch::Receiver<()>);
+#[derive(Debug)]
+pub struct Changes {
+    changes: watch::Receiver<()>,
+    /// The watch goes on while somebody listens.
+    _watch: Arc<Watch>,
+}
 
 impl Changes {
-    pub(crate) async fn next(&mut self) {
-        if self.0.changed().await.is_err() {
+    pub(crate) fn of(watch: Arc<Watch>) -> Self {
+        Self { changes: watch.changes.clone(), _watch: watch }
+    }
+
+    /// Waits until there is something new.
+    pub async fn next(&mut self) {
+        if self.changes.changed().await.is_err() {
             // The watch has ended, so nothing new will come.
             std::future::pending::<()>().await;
         }
@@ -94,11 +104,6 @@ impl Watch {
             }
         });
         Self { seen, changes, task }
-    }
-
-    /// Tells when something has changed since.
-    pub(crate) fn changes(&self) -> Changes {
-        Changes(self.changes.clone())
     }
 
     /// The object of this name; an error when nothing could be seen yet.

@@ -274,6 +274,13 @@ impl Rollbackable for ModelPointer {
         self.look().await.map_err(|e| self.own(e))
     }
 
+    async fn artifact(&self, revision: &str) -> Result<Option<String>> {
+        if revision.is_empty() || !revision.chars().all(|c| c.is_ascii_digit()) {
+            return Ok(None);
+        }
+        self.registry.download_uri(&self.model, revision).await.map(Some).map_err(|e| self.own(e))
+    }
+
     fn keeps_history(&self) -> bool {
         false
     }

@@ -91,6 +91,7 @@ fn plan(names: &[String], filling: usize) -> Plan {
             warnings: Vec::new(),
             touches: Vec::new(),
             irreversible: None,
+            secured: None,
             hint: None,
         },
     };

@@ -18,7 +18,7 @@ use super::step::{self, Failure};
 use super::{Engine, Progress, RunOptions, RunReport};
 use crate::{
     Change, ChangeKind, Claim, Components, Disposition, Entry, Error, ErrorKind, Event, Fact, FailurePolicy,
-    Note, Outcome, Plan, Position, Result, Rollbackable, RunId, RunState, Step, StepEvent, StepId,
+    Note, Outcome, Plan, Position, Result, Rollbackable, RunId, RunState, Snapshot, Step, StepEvent, StepId,
     StepOutcome, StepState, WriteGate,
 };
 
@@ -357,11 +357,9 @@ impl<'a> Run<'a> {
             return self.record_failure(id, failure).await;
         }
         // Before it counts as applied: what is not recorded so is noted again after a crash.
-        self.note_in_ledger(id, change, |run| {
-            vec![
-                Fact::Left { snapshot: change.from.clone(), run },
-                Fact::InPlace { snapshot: change.to.clone() },
-            ]
+        let origin = self.plan.origin(change);
+        self.note_in_ledger(id, change, origin, |run| {
+            vec![Fact::Left { snapshot: origin.clone(), run }, Fact::InPlace { snapshot: change.to.clone() }]
         })
         .await;
         self.record_step(id, StepEvent::Applied).await?;
@@ -372,9 +370,17 @@ impl<'a> Run<'a> {
     }
 
     /// Tells the ledger what a rollback did, where there is one. What cannot be told is said to people.
-    async fn note_in_ledger(&self, id: &StepId, change: &Change, facts: impl FnOnce(RunId) -> Vec<Fact>) {
-        // The same revision, freed of what blocks it, is neither left nor new.
-        let moves = change.kind == ChangeKind::Rollback && change.from.id != change.to.id;
+    async fn note_in_ledger(
+        &self,
+        id: &StepId,
+        change: &Change,
+        origin: &Snapshot,
+        facts: impl FnOnce(RunId) -> Vec<Fact>,
+    ) {
+        // The same revision, freed of what blocks it, is neither left nor new; nor is a state on the way a revision.
+        let moves = change.kind == ChangeKind::Rollback
+            && origin.id != change.to.id
+            && !self.plan.is_on_the_way(&change.component, &change.to);
         let Some(ledger) = self.engine.ledger.as_ref().filter(|_| moves) else { return };
         let note = |fact| Note { at: self.engine.clock.now(), by: self.options.actor.clone(), fact };
         let notes = facts(self.id()).into_iter().map(note).collect();
@@ -406,10 +412,18 @@ impl<'a> Run<'a> {
     async fn record_failure(&self, id: &StepId, failure: Failure) -> Result<()> {
         let event = match failure {
             Failure::Interrupted(error) => return Err(error),
-            Failure::Unchanged(error) => StepEvent::Refused { error: error.report() },
-            Failure::Changed(error) => StepEvent::Failed { error: error.report() },
+            Failure::Unchanged(error) => StepEvent::Refused { error: self.held(id, error).report() },
+            Failure::Changed(error) => StepEvent::Failed { error: self.held(id, error).report() },
         };
         self.record_step(id, event).await
+    }
+
+    /// The error of a step, which leaves in place what an earlier one has made safe.
+    fn held(&self, id: &StepId, error: Error) -> Error {
+        match self.plan.step(id).and_then(|step| step.change.secured.as_ref()) {
+            Some(secured) => error.stuck().with_context("stands", secured.clone()),
+            None => error,
+        }
     }
 
     /// Reverses what was applied: failed steps first, then the others, the last applied first.
@@ -444,8 +458,8 @@ impl<'a> Run<'a> {
                 done = step::wait_out(self, id, component, &change, intent).await.map(|()| None);
             }
             if done.is_ok() {
-                self.note_in_ledger(id, &change, |_| vec![Fact::InPlace { snapshot: change.to.clone() }])
-                    .await;
+                let facts = |_| vec![Fact::InPlace { snapshot: change.to.clone() }];
+                self.note_in_ledger(id, &change, &change.from, facts).await;
             }
             if done.is_ok() && self.options.settings.verify {
                 done = step::verify(self, id, component, &change).await.map(Some);

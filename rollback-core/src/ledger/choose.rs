@@ -30,7 +30,7 @@ pub(crate) async fn resolve(
         Target::LastGood => choice.last_good().await,
         Target::Revision(id) => choice.revision(id).await,
         Target::AsOf(at) => choice.as_of(*at).await,
-        Target::Snapshot(_) => choice.prepare(target, Vec::new()).await,
+        Target::Snapshot(_) | Target::Artifact(_) => choice.prepare(target, Vec::new()).await,
     }
     .map_err(|error| error.with_component(component.id()))?;
     if let Some(last) = changes.last().filter(|change| !change.is_noop() && !forced) {

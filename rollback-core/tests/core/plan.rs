@@ -27,6 +27,7 @@ fn change(component: &str) -> Change {
         warnings: Vec::new(),
         touches: Vec::new(),
         irreversible: None,
+        secured: None,
         hint: None,
     }
 }

@@ -9,10 +9,9 @@ use tokio::time::{Instant, sleep};
 use super::content::{Parsed, PodRef};
 use super::patch::{self, Given};
 use super::{Workload, WorkloadKind, status};
+use crate::guard::{conflict, is_rejected, refuse_another, refuse_dying};
 use crate::json;
 
-/// How often a patch whose guard failed is tried again on what was read since.
-const GUARDED_ATTEMPTS: u32 = 5;
 /// How long a deleted pod may stay beyond its own grace period before its node counts as unreachable.
 const TERMINATION_SLACK: Duration = Duration::from_secs(20);
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -57,69 +56,32 @@ impl Workload {
             };
             let operations =
                 patch::build(parsed, &given, patch::left_record(&parsed.to, change, &held, cx).as_ref());
-            match self.send_patch(cx, change, operations).await {
-                Err(e) if is_rejected(&e) => cx.write_rejected(),
+            match self.cluster.send_patch(cx, &self.path(), operations, &self.verb(change)).await {
+                Err(e) if is_rejected(&e) => {}
                 other => return other,
             }
         }
-        let mut rejected = None;
-        for _ in 0..GUARDED_ATTEMPTS {
-            let live = self.read().await?;
-            refuse_another(change, &live)?;
-            let position = parsed.fields(&live);
-            if position != Position::To {
-                self.refuse_unfit_to_roll(&live)?;
-            }
-            match position {
-                Position::To => return Ok(()),
-                Position::Elsewhere(what) => return Err(conflict(&live, &what)),
-                Position::From | Position::Between => {}
-            }
-            let seen = Some((json::generation(&live), patch::annotations(&live).cloned()));
-            if let Some((before, error)) = rejected
-                && before == seen
-            {
-                // The same content was refused twice, so it is not the guard that the server minds.
-                return Err(error);
-            }
+        let operations = |live: &Value| {
             let given = Given {
-                uid: json::uid(&live),
-                generation: json::generation(&live),
-                annotations: patch::annotations(&live),
-                template: !parsed.has_template(&live),
+                uid: json::uid(live),
+                generation: json::generation(live),
+                annotations: patch::annotations(live),
+                template: !parsed.has_template(live),
             };
-            let operations =
-                patch::build(parsed, &given, patch::left_record(&parsed.to, change, &live, cx).as_ref());
-            match self.send_patch(cx, change, operations).await {
-                Err(e) if is_rejected(&e) => {
-                    cx.write_rejected();
-                    rejected = Some((seen, e));
-                }
-                other => return other,
-            }
-        }
-        Err(Error::new(ErrorKind::Conflict, "it keeps changing while the patch is made")
-            .with_hint("see who writes to it")
-            .temporary(None))
+            patch::build(parsed, &given, patch::left_record(&parsed.to, change, live, cx).as_ref())
+        };
+        let position = |live: &Value| match parsed.fields(live) {
+            Position::To => Ok(Position::To),
+            other => self.refuse_unfit_to_roll(live).map(|()| other),
+        };
+        let (path, verb) = (self.path(), self.verb(change));
+        self.cluster.patch_guarded(cx, change, (&path, &verb), position, operations).await
     }
 
-    async fn send_patch(&self, cx: &StepContext, change: &Change, operations: Vec<Value>) -> Result<()> {
-        if operations.is_empty() {
-            return Ok(());
-        }
-        let verb = match change.kind {
+    fn verb(&self, change: &Change) -> String {
+        match change.kind {
             ChangeKind::Rollback => format!("patching {} to revision {}", self.id, change.to.id),
             ChangeKind::Restart => format!("patching {} to restart it", self.id),
-        };
-        cx.before_write(&verb).await?;
-        match self.cluster.json_patch(&self.path(), &Value::Array(operations), &verb).await {
-            Ok(_) => Ok(()),
-            Err(e) => {
-                if e.disposition() != Disposition::Indeterminate && !is_rejected(&e) {
-                    cx.write_rejected();
-                }
-                Err(e)
-            }
         }
     }
 
@@ -249,36 +211,4 @@ impl Workload {
             () = cx.cancelled() => Err(Error::new(ErrorKind::Cancelled, format!("stopped while {late}"))),
         }
     }
-}
-
-pub(crate) fn refuse_dying(live: &Value) -> Result<()> {
-    let Some(since) = json::text(live, "/metadata/deletionTimestamp") else { return Ok(()) };
-    Err(Error::new(ErrorKind::Refused, format!("it is being deleted since {since}"))
-        .with_hint("wait until it is gone, then create it again"))
-}
-
-pub(crate) fn refuse_another(change: &Change, live: &Value) -> Result<()> {
-    if change.identity.as_deref() == Some(json::uid(live)) {
-        return Ok(());
-    }
-    let message = format!("it was replaced by another object of the same name, UID {}", json::uid(live));
-    Err(Error::new(ErrorKind::Conflict, message).with_hint("plan again"))
-}
-
-/// Whether the server may have refused the patch because of its guard: the answer does not tell.
-fn is_rejected(error: &Error) -> bool {
-    error.kind() == ErrorKind::Conflict
-        || error.context().any(|(key, value)| key == "status" && value == "422")
-}
-
-pub(crate) fn conflict(live: &Value, what: &str) -> Error {
-    let who = crate::ownership::last_writer(live).map(|(at, manager)| {
-        // Another run of this library says more of itself.
-        let run = super::content::left_entries(live).into_iter().next();
-        let run = run.filter(|_| manager == crate::cluster::MANAGER);
-        let run = run.and_then(|entry| Some(format!(" (run {} by {})", entry.run?, entry.by?)));
-        format!(", last written by {manager}{} at {at}", run.unwrap_or_default())
-    });
-    let message = format!("changed since it was planned: {what}{}", who.unwrap_or_default());
-    Error::new(ErrorKind::Conflict, message).with_hint("see what changed, then plan again")
 }

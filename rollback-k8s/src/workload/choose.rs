@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use rollback_core::{Error, ErrorKind, Result, Revision, Snapshot, Target};
 use serde_json::Value;
 
-use super::content::{Content, left_entries};
+use super::content::Content;
 use super::history::{CHANGE_CAUSE, History, Record};
 use super::template::{self, exact, identity, restorable};
 use super::{UndoMode, Workload, status};
 use crate::json;
+use crate::left::left_entries;
 
 /// The numbers of the revisions that a rollback left and that were not deployed again since: deploying
 /// one again gives it a new number.
@@ -104,6 +105,10 @@ impl Workload {
             }
             Target::Previous => previous(object, history),
             Target::Snapshot(snapshot) => self.recorded(snapshot, history),
+            Target::Artifact(_) => Err(Error::new(
+                ErrorKind::Unsupported,
+                "it runs no artifact of its own that another component could name",
+            )),
             Target::LastGood | Target::AsOf(_) => Err(Error::new(
                 ErrorKind::Unsupported,
                 "this target needs records of what was in place, and is resolved from those",

@@ -8,10 +8,7 @@ use serde_json::{Value, json};
 
 use super::template::{exact, identity, restorable};
 use crate::json;
-
-/// The record of what rollbacks left, newest first, as JSON: an annotation, so that it is seen from any
-/// machine.
-pub(crate) const LEFT: &str = "rollback.dev/left";
+use crate::left::LeftRecord;
 
 const TEMPLATE: &str = "/spec/template";
 
@@ -46,35 +43,6 @@ pub(crate) struct Content {
     /// The digests that its images had, by image as written, where pods told.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) digests: BTreeMap<String, BTreeSet<String>>,
-}
-
-/// What a change makes of the record of what rollbacks left.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) enum LeftRecord {
-    /// Nothing.
-    #[default]
-    Untouched,
-    /// This entry is added in front, completed by run, actor and time.
-    Add(LeftEntry),
-    /// It becomes exactly this; none where it was absent.
-    Restore(Option<String>),
-}
-
-/// A revision that a rollback left.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct LeftEntry {
-    pub(crate) revision: String,
-    /// Its number. Deployed again, it gets a higher one.
-    pub(crate) number: i64,
-    pub(crate) fingerprint: Fingerprint,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) run: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) by: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) at: Option<String>,
 }
 
 /// One pod, not another of the same name.
@@ -176,9 +144,4 @@ impl Parsed {
         let parts = locate_fields(&self.from, &self.to, live);
         parts.iter().all(|(name, _, is_to)| *is_to || name != TEMPLATE)
     }
-}
-
-/// The record as the object holds it. What does not parse was not written by this library.
-pub(crate) fn left_entries(object: &Value) -> Vec<LeftEntry> {
-    json::annotation(object, LEFT).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
 }

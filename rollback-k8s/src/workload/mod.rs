@@ -23,12 +23,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rollback_core::{
     Change, ComponentId, Error, ErrorKind, Mark, Position, Realm, RestartScope, Restartable, Result,
-    Revision, Rollbackable, RunId, StepContext, StepReport, Target, Verification,
+    Revision, Rollbackable, RunId, StepContext, StepReport, Target, Timestamp, Verification,
 };
 use serde_json::Value;
 
 use crate::Cluster;
-use crate::json;
+use crate::{json, ownership};
 use content::Parsed;
 use history::History;
 
@@ -91,6 +91,36 @@ pub enum GitOps {
     Ignore,
 }
 
+impl GitOps {
+    /// Refuses an object that a controller would take back, or warns where that is to be ignored.
+    ///
+    /// # Errors
+    /// `Refused`, with what to do there.
+    pub fn judge(self, object: &Value, warnings: &mut Vec<String>) -> Result<()> {
+        ownership::reconciler(object).map_or(Ok(()), |reconciler| reconciler.judge(self, warnings))
+    }
+
+    /// Whether somebody may take a change back although that is ignored, so that it is worth watching on.
+    pub fn is_contested(self, object: &Value) -> bool {
+        self == Self::Ignore && ownership::reconciler(object).is_some()
+    }
+}
+
+/// A pod template as the cluster has recorded it.
+#[derive(Clone, Debug)]
+pub struct RecordedTemplate {
+    /// The number of its revision; 0 where it has none yet.
+    pub number: i64,
+    /// Whether it is the one in place.
+    pub current: bool,
+    /// When it was recorded.
+    pub created: Option<Timestamp>,
+    /// Its pods that are available, where the record itself says so.
+    pub available: Option<i64>,
+    /// The template, raw.
+    pub template: Value,
+}
+
 /// A Deployment, `StatefulSet` or `DaemonSet`.
 ///
 /// Only the pod template (and, for a Deployment, the annotations recorded with it) is restored; replicas,
@@ -151,6 +181,24 @@ impl Workload {
             Error::new(ErrorKind::InvalidConfig, format!("{id} names no namespace")).with_component(id)
         })?;
         Self::new(cluster, kind, namespace, id.name(), options)
+    }
+
+    /// The templates that the cluster has recorded of it, the highest number first. Read-only.
+    ///
+    /// # Errors
+    /// `NotFound` when it does not exist, or what the server answers.
+    pub async fn templates(&self) -> Result<Vec<RecordedTemplate>> {
+        let history = async { self.read_history(&self.read().await?).await };
+        let history = history.await.map_err(|e| self.own(e))?;
+        let current = history.current;
+        let record = |(index, record): (usize, history::Record)| RecordedTemplate {
+            number: record.number,
+            current: current == Some(index),
+            created: record.created,
+            available: record.replicas.map(|(_, available)| available),
+            template: record.template,
+        };
+        Ok(history.records.into_iter().enumerate().map(record).collect())
     }
 
     /// Lets the server check a change without persisting it.

@@ -3,11 +3,9 @@
 use rollback_core::{Change, StepContext};
 use serde_json::{Value, json};
 
-use super::content::{Content, LEFT, LeftEntry, LeftRecord, Parsed, left_entries};
+use super::content::{Content, Parsed};
 use crate::json::{self, token};
-
-/// How many revisions that were left are remembered on the object.
-const REMEMBERED: usize = 10;
+use crate::left::LEFT;
 
 /// What the patch takes as given.
 pub(crate) struct Given<'a> {
@@ -71,27 +69,7 @@ pub(crate) fn left_record(
     live: &Value,
     cx: &StepContext,
 ) -> Option<Annotation> {
-    match &to.left {
-        LeftRecord::Untouched => None,
-        LeftRecord::Restore(text) => Some((LEFT, text.clone())),
-        LeftRecord::Add(entry) => {
-            let mut entries = left_entries(live);
-            entries.retain(|old| {
-                old.fingerprint != entry.fingerprint && old.fingerprint != change.to.fingerprint
-            });
-            entries.insert(
-                0,
-                LeftEntry {
-                    run: Some(cx.run().to_string()),
-                    by: Some(cx.actor().to_owned()),
-                    at: Some(cx.now().to_string()),
-                    ..entry.clone()
-                },
-            );
-            entries.truncate(REMEMBERED);
-            Some((LEFT, Some(json!(entries).to_string())))
-        }
-    }
+    to.left.value(change, live, cx).map(|value| (LEFT, value))
 }
 
 /// The annotations that the object has, as [`Given`] wants them.

@@ -6,11 +6,13 @@ use rollback_core::{Change, ChangeKind, FieldChange, Result, Target};
 use serde_json::{Value, json};
 
 use super::choose::{Choice, UNRECORDED};
-use super::content::{Content, LEFT, LeftEntry, LeftRecord, PodRef};
+use super::content::{Content, PodRef};
 use super::history::{CHANGE_CAUSE, History, Record};
 use super::last_applied::{self, LAST_APPLIED};
-use super::template::{self, diff, exact, identity, restorable};
+use super::template::{self, exact, identity, restorable};
 use super::{UndoMode, Workload, WorkloadKind, lookups, patch, pods, status};
+use crate::json::diff;
+use crate::left::{LEFT, LeftEntry, LeftRecord};
 use crate::{json, ownership};
 
 /// Annotations that kubectl's undo keeps as the live object has them.
@@ -81,6 +83,7 @@ impl Workload {
             warnings,
             touches: Vec::new(),
             irreversible: None,
+            secured: None,
             hint: (!same).then(|| patch::hint(&object)),
         })
     }
@@ -155,10 +158,7 @@ impl Workload {
 
     fn refuse_unfit(&self, object: &Value, warnings: &mut Vec<String>) -> Result<()> {
         self.refuse_unfit_to_roll(object)?;
-        match ownership::reconciler(object) {
-            Some(reconciler) => reconciler.judge(self.options.gitops, warnings),
-            None => Ok(()),
-        }
+        self.options.gitops.judge(object, warnings)
     }
 
     fn warn(&self, object: &Value, record: Option<&Record>, warnings: &mut Vec<String>) {

@@ -23,7 +23,7 @@ impl Workload {
         // With OnDelete a rollout restart would restart nothing.
         let by_pods = scope == RestartScope::Unready || status::is_on_delete(&object);
         if by_pods {
-            super::apply::refuse_dying(&object)?;
+            crate::guard::refuse_dying(&object)?;
         } else {
             self.refuse_unfit_to_roll(&object)?;
         }
@@ -65,6 +65,7 @@ impl Workload {
             warnings: Vec::new(),
             touches: Vec::new(),
             irreversible: Some(irreversible.into()),
+            secured: None,
             hint: Some(patch::hint(&object)),
         })
     }
@@ -90,7 +91,7 @@ impl Workload {
     /// `PodDisruptionBudgets`.
     pub(crate) async fn evict(&self, cx: &StepContext, change: &Change, to: &Content) -> Result<()> {
         let live = self.read().await?;
-        super::apply::refuse_another(change, &live)?;
+        crate::guard::refuse_another(change, &live)?;
         let mut version = None;
         for (index, pod) in to.gone.iter().enumerate() {
             if !self.is_in_the_way(pod, to.ready_too).await? {

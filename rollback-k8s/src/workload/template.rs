@@ -1,11 +1,9 @@
 //! Pod templates, raw.
 
-use std::collections::BTreeSet;
-
-use rollback_core::{FieldChange, Fingerprint};
+use rollback_core::Fingerprint;
 use serde_json::Value;
 
-use crate::json::{items, strings, text, token, without_nulls};
+use crate::json::{items, strings, text, without_nulls};
 
 /// The annotation by which kubectl restarts a rollout.
 pub(crate) const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
@@ -156,49 +154,4 @@ pub(crate) struct Reference {
     pub(crate) kind: ReferenceKind,
     pub(crate) name: String,
     pub(crate) optional: bool,
-}
-
-/// The field changes between two values. Items of lists are known by their name where all have one, so
-/// that a path tells what it is about and survives a reordering.
-pub(crate) fn diff(path: &str, from: Option<&Value>, to: Option<&Value>) -> Vec<FieldChange> {
-    let mut changes = Vec::new();
-    walk(path.to_owned(), from, to, &mut changes);
-    changes
-}
-
-fn walk(path: String, from: Option<&Value>, to: Option<&Value>, changes: &mut Vec<FieldChange>) {
-    if from == to {
-        return;
-    }
-    if let (Some(a), Some(b)) = (from, to)
-        && let (Some(a), Some(b)) = (members(a), members(b))
-    {
-        let mut keys: Vec<&str> = a.iter().chain(&b).map(|(key, _)| *key).collect();
-        keys.sort_unstable();
-        keys.dedup();
-        let find = |all: &[(&str, &Value)], key: &str| -> Option<Value> {
-            all.iter().find(|(k, _)| *k == key).map(|(_, v)| (*v).clone())
-        };
-        let before = changes.len();
-        for key in keys {
-            let (from, to) = (find(&a, key), find(&b, key));
-            walk(format!("{path}/{}", token(key)), from.as_ref(), to.as_ref(), changes);
-        }
-        if changes.len() > before {
-            return;
-        }
-    }
-    changes.push(FieldChange { path, from: from.cloned(), to: to.cloned() });
-}
-
-fn members(value: &Value) -> Option<Vec<(&str, &Value)>> {
-    match value {
-        Value::Object(members) => Some(members.iter().map(|(k, v)| (k.as_str(), v)).collect()),
-        Value::Array(items) if !items.is_empty() => {
-            let named: Option<Vec<_>> =
-                items.iter().map(|item| Some((item.get("name")?.as_str()?, item))).collect();
-            named.filter(|all| all.iter().map(|(name, _)| *name).collect::<BTreeSet<_>>().len() == all.len())
-        }
-        _ => None,
-    }
 }

@@ -15,9 +15,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::content::Parsed;
 use super::pods::{self, Trouble};
-use super::{GitOps, Workload, WorkloadKind, status};
-use crate::watch::{Sight, Watch};
-use crate::{json, ownership};
+use super::{Workload, WorkloadKind, status};
+use crate::json;
+use crate::watch::{Changes, Sight, Watch};
 
 /// How long a condition that may be left over from before is not believed.
 const STALE: Duration = Duration::from_secs(15);
@@ -59,7 +59,7 @@ impl Workload {
         let watches = self.cluster.watches();
         let objects = watches.subscribe(&self.kind.resource(), self.namespace());
         let pods = watches.subscribe(&ApiResource::erase::<Pod>(&()), self.namespace());
-        let mut changes = [objects.changes(), pods.changes()];
+        let mut changes = [&objects, &pods].map(|watch| Changes::of(watch.clone()));
         let mut rollout = Rollout {
             workload: self,
             change,
@@ -151,11 +151,11 @@ impl Rollout<'_> {
                     }
                     read => read?,
                 };
-                if let Err(error) = super::apply::refuse_another(self.change, &confirmed) {
+                if let Err(error) = crate::guard::refuse_another(self.change, &confirmed) {
                     return Ok(Verification::failed(error.to_string()));
                 }
                 if !self.parsed.has_template(&confirmed) {
-                    let conflict = super::apply::conflict(&confirmed, "/spec/template");
+                    let conflict = crate::guard::conflict(&confirmed, "/spec/template");
                     return Ok(Verification::failed(conflict.to_string()));
                 }
                 &confirmed
@@ -182,7 +182,7 @@ impl Rollout<'_> {
     /// Longer where somebody may take the rollback back.
     fn soak(&self, object: &Value) -> Duration {
         let options = &self.workload.options;
-        let contested = options.gitops == GitOps::Ignore && ownership::reconciler(object).is_some();
+        let contested = options.gitops.is_contested(object);
         if contested { options.soak.max(options.contested_soak) } else { options.soak }
     }
 

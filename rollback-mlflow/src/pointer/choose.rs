@@ -89,6 +89,10 @@ impl ModelPointer {
             }
             Target::Snapshot(snapshot) => Ok((Content::of(snapshot)?.at, Vec::new())),
             Target::Previous => self.previous(view),
+            Target::Artifact(_) => Err(Error::new(
+                ErrorKind::Unsupported,
+                "it runs no artifact of its own that another component could name",
+            )),
             Target::LastGood | Target::AsOf(_) => Err(Error::new(
                 ErrorKind::Unsupported,
                 "this target needs records of what was in place, and is resolved from those",
@@ -251,6 +255,7 @@ impl ModelPointer {
             warnings: notes,
             touches: Vec::new(),
             irreversible: None,
+            secured: None,
             hint: None,
         })
     }

@@ -205,6 +205,7 @@ impl MemoryComponent {
             warnings: Vec::new(),
             touches: Vec::new(),
             irreversible: None,
+            secured: None,
             hint: None,
         }
     }

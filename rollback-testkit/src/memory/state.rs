@@ -115,7 +115,7 @@ impl State {
                 None => unknown(format!("no revision {wanted}")),
             },
             Target::Snapshot(recorded) => Ok((**recorded).clone()),
-            Target::LastGood | Target::AsOf(_) => {
+            Target::LastGood | Target::AsOf(_) | Target::Artifact(_) => {
                 Err(Error::new(ErrorKind::Unsupported, "needs records that a component does not have"))
             }
         }

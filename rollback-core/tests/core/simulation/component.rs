@@ -334,6 +334,7 @@ impl Rollbackable for Simulated {
             warnings: Vec::new(),
             touches: Vec::new(),
             irreversible: None,
+            secured: None,
             hint: Some(json!(seen)),
         }])
     }
