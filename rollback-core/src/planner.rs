@@ -248,20 +248,25 @@ impl Planner {
 
     /// Why nothing more can be prepared.
     fn cannot_follow(&self, known: &BTreeMap<&str, Vec<Change>>) -> Error {
-        let mut waiting = self.wanted.iter().filter_map(|wanted| match &wanted.what {
-            What::Follow(_, followed) if !known.contains_key(wanted.id.as_str()) => {
-                Some((wanted.id.as_str(), followed))
-            }
-            _ => None,
-        });
+        let waiting: Vec<_> = self
+            .wanted
+            .iter()
+            .filter_map(|wanted| match &wanted.what {
+                What::Follow(_, followed) if !known.contains_key(wanted.id.as_str()) => {
+                    Some((wanted.id.as_str(), followed.as_str()))
+                }
+                _ => None,
+            })
+            .collect();
         let is_wanted = |id: &str| self.wanted.iter().any(|other| other.id == id);
-        let message = match waiting.clone().find(|(_, followed)| !is_wanted(followed)) {
-            Some((id, followed)) => format!("{id} follows {followed}, which is not in the plan"),
-            None => {
-                let ids: Vec<_> = waiting.by_ref().map(|(id, _)| id).collect();
+        let unknown = waiting.iter().find(|(_, followed)| !is_wanted(followed));
+        let message = unknown.map_or_else(
+            || {
+                let ids: Vec<_> = waiting.iter().map(|(id, _)| *id).collect();
                 format!("these steps follow each other in a circle: {}", ids.join(", "))
-            }
-        };
+            },
+            |(id, followed)| format!("{id} follows {followed}, which is not in the plan"),
+        );
         Error::new(ErrorKind::InvalidPlan, message)
     }
 }

@@ -220,7 +220,12 @@ impl Cluster {
         self.send(Method::DELETE, path, Form::Whole, Some(("application/json", options)), what).await
     }
 
-    pub(crate) async fn json_patch(&self, path: &str, operations: &Value, what: &str) -> Result<Value> {
+    /// Sends a JSON Patch, once: the engine alone repeats writes. What it may not undo guards itself by tests, as
+    /// [`patch_guarded`](Self::patch_guarded) does.
+    ///
+    /// # Errors
+    /// What the server answers.
+    pub async fn json_patch(&self, path: &str, operations: &Value, what: &str) -> Result<Value> {
         let separator = if path.contains('?') { '&' } else { '?' };
         let path = format!("{path}{separator}fieldManager={MANAGER}");
         self.send(Method::PATCH, &path, Form::Whole, Some(("application/json-patch+json", operations)), what)

@@ -20,7 +20,7 @@ pub mod backend {
     pub use crate::guard::{conflict, refuse_another, refuse_dying};
     pub use crate::left::{LEFT, LeftEntry, LeftRecord, left_entries};
     pub use crate::watch::Changes;
-    pub use crate::workload::RecordedTemplate;
+    pub use crate::workload::{RecordedTemplate, check_names};
 }
 
 pub use cluster::{Cluster, ConnectOptions};

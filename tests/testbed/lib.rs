@@ -32,6 +32,7 @@
 mod control_plane;
 mod fault;
 mod keeper;
+mod kserve;
 mod kubeconfig;
 mod kubelet;
 mod mlflow;
@@ -44,6 +45,7 @@ mod tools;
 mod user;
 
 pub use fault::{Fault, Matcher};
+pub use kserve::{PAUSED, REVISIONS, SERVICES};
 pub use kubelet::{NODES, READY_ANNOTATION};
 pub use mlflow::{Mlflow, MlflowVersion, ObjectStore};
 pub use namespace::Namespace;

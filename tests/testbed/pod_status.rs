@@ -7,6 +7,7 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
+use crate::kserve::SOURCE_URI;
 use crate::kubelet::READY_ANNOTATION;
 
 /// How long an image tagged `slow` takes until its container is ready.
@@ -127,9 +128,18 @@ impl Builder<'_> {
         status
     }
 
+    /// What a pod of KServe does by the name of its model, as it does by the tag of an image.
+    fn model(&self) -> Option<Behaviour> {
+        let uri = self.pod.metadata.annotations.as_ref()?.get(SOURCE_URI)?;
+        Some(Behaviour::of(&format!("model:{}", uri.rsplit('/').next().unwrap_or_default())))
+    }
+
     fn container(&mut self, container: &Container) -> Value {
         let text = image(container);
-        let behaviour = Behaviour::of(text);
+        let behaviour = match Behaviour::of(text) {
+            Behaviour::Ready => self.model().unwrap_or(Behaviour::Ready),
+            other => other,
+        };
         match behaviour {
             Behaviour::PullError => {
                 waiting(container, "ImagePullBackOff", &format!("Back-off pulling image {text:?}"))

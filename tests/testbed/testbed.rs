@@ -33,6 +33,7 @@ pub struct Testbed {
     kubectl: OnceLock<PathBuf>,
     names: AtomicUsize,
     users: AtomicUsize,
+    kserve: tokio::sync::OnceCell<()>,
     // Held, not used: the pipe to it closes when this process ends.
     _keeper: Keeper,
 }
@@ -88,6 +89,7 @@ impl Testbed {
             kubectl: OnceLock::new(),
             names: AtomicUsize::new(0),
             users: AtomicUsize::new(0),
+            kserve: tokio::sync::OnceCell::new(),
             _keeper: keeper,
         }
     }
@@ -110,6 +112,17 @@ impl Testbed {
     /// cluster with real kubelets.
     pub fn has_stand_in(&self) -> bool {
         self.own
+    }
+
+    /// Installs the custom resources of KServe and Knative as far as rollbacks meet them, and starts a stand-in for
+    /// their controllers, once: see [`SERVICES`](crate::SERVICES).
+    pub async fn kserve(&'static self) {
+        self.kserve
+            .get_or_init(|| async {
+                let client = self.admin.clone();
+                self.runtime.spawn(crate::kserve::start(client)).await.expect("the stand-in starts");
+            })
+            .await;
     }
 
     /// The kubeconfig of an administrator.

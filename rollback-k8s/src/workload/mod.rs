@@ -111,6 +111,8 @@ impl GitOps {
 pub struct RecordedTemplate {
     /// The number of its revision; 0 where it has none yet.
     pub number: i64,
+    /// The numbers that it had before a rollback gave it a new one.
+    pub former: Vec<i64>,
     /// Whether it is the one in place.
     pub current: bool,
     /// When it was recorded.
@@ -158,15 +160,7 @@ impl Workload {
         name: &str,
         options: WorkloadOptions,
     ) -> Result<Self> {
-        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
-        for (what, text) in [("namespace", namespace), ("name", name)] {
-            let ends = |c: char| c.is_ascii_alphanumeric();
-            if !(text.starts_with(ends) && text.ends_with(ends) && text.chars().all(plain)) {
-                let message = format!("{text:?} cannot be the {what} of a {kind}");
-                return Err(Error::new(ErrorKind::InvalidConfig, message)
-                    .with_hint("lower-case letters, digits, '-' and '.'"));
-            }
-        }
+        check_names(kind.as_str(), namespace, name)?;
         let id = ComponentId::new(kind.as_str(), Some(namespace), name)?;
         Ok(Self { cluster: cluster.clone(), kind, id, options })
     }
@@ -193,6 +187,7 @@ impl Workload {
         let current = history.current;
         let record = |(index, record): (usize, history::Record)| RecordedTemplate {
             number: record.number,
+            former: record.former,
             current: current == Some(index),
             created: record.created,
             available: record.replicas.map(|(_, available)| available),
@@ -287,6 +282,23 @@ impl Workload {
         }
         Ok(Position::of_parts(parts))
     }
+}
+
+/// Refuses what cannot be the namespace and the name of an object of this kind.
+///
+/// # Errors
+/// `InvalidConfig`, with which of the two.
+pub fn check_names(kind: &str, namespace: &str, name: &str) -> Result<()> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    for (what, text) in [("namespace", namespace), ("name", name)] {
+        let ends = |c: char| c.is_ascii_alphanumeric();
+        if !(text.starts_with(ends) && text.ends_with(ends) && text.chars().all(plain)) {
+            let message = format!("{text:?} cannot be the {what} of a {kind}");
+            return Err(Error::new(ErrorKind::InvalidConfig, message)
+                .with_hint("lower-case letters, digits, '-' and '.'"));
+        }
+    }
+    Ok(())
 }
 
 #[async_trait]

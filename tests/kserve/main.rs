@@ -1,0 +1,16 @@
+//! Tests of InferenceServices on a real API server, with a stand-in for KServe's controllers.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests fail loudly"
+)]
+#![allow(clippy::disallowed_methods, reason = "real servers live in real time")]
+
+mod conformance;
+mod knative;
+mod standard;
+mod sweeps;
+mod world;
