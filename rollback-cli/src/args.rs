@@ -167,14 +167,14 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct HistoryArgs {
-    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, ds/agent or model/baseline
+    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, isvc/baseline or model/baseline
     #[arg(value_name = "COMPONENT", required = true, num_args = 1..=2)]
     pub(crate) component: Vec<String>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
-    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, ds/agent or model/baseline
+    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, isvc/baseline or model/baseline
     #[arg(value_name = "COMPONENT", required = true)]
     pub(crate) components: Vec<String>,
     #[command(flatten)]
@@ -186,7 +186,7 @@ pub(crate) struct PlanArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct UndoArgs {
-    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, ds/agent or model/baseline
+    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, isvc/baseline or model/baseline
     #[arg(value_name = "COMPONENT", required_unless_present = "plan")]
     pub(crate) components: Vec<String>,
     #[command(flatten)]
@@ -196,7 +196,7 @@ pub(crate) struct UndoArgs {
         long,
         value_name = "FILE",
         conflicts_with_all =
-            ["components", "to_revision", "last_good", "as_of", "compat", "declarative", "gitops", "artifact_check",
+            ["components", "to_revision", "last_good", "as_of", "compat", "declarative", "gitops", "uri_only", "artifact_check",
              "force", "on_failure"]
     )]
     pub(crate) plan: Option<PathBuf>,
@@ -221,7 +221,7 @@ pub(crate) struct WhyArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct MarkArgs {
-    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, ds/agent or model/baseline
+    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, isvc/baseline or model/baseline
     #[arg(value_name = "COMPONENT")]
     pub(crate) component: String,
     /// Which revision, as `rollback history` lists it
@@ -236,12 +236,13 @@ pub(crate) struct MarkArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct RecordArgs {
-    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, ds/agent or model/baseline
+    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, isvc/baseline or model/baseline
     #[arg(value_name = "COMPONENT", required = true, num_args = 1..=2)]
     pub(crate) component: Vec<String>,
 }
 
 #[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
 pub(crate) struct TargetArgs {
     /// Return to revision R; 0 is the previous one, `none` empties the stage of a model. With several components:
     /// NAME=R, may be repeated
@@ -262,6 +263,9 @@ pub(crate) struct TargetArgs {
     /// What to do where the artifact store of a model cannot be asked; an absent artifact is refused
     #[arg(long, value_name = "POLICY", default_value = "warn")]
     pub(crate) artifact_check: Artifacts,
+    /// Of an InferenceService, move the model alone: a patch of its URI with a test of the old value
+    #[arg(long)]
+    pub(crate) uri_only: bool,
     /// What to do with an object that Argo CD, Flux or the like would take back
     #[arg(long, value_name = "POLICY", default_value = "refuse")]
     pub(crate) gitops: GitOps,
@@ -288,7 +292,7 @@ pub(crate) struct RunArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
-    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, ds/agent or model/baseline
+    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, isvc/baseline or model/baseline
     #[arg(value_name = "COMPONENT", required = true, num_args = 1..=2)]
     pub(crate) component: Vec<String>,
     /// Watch until it has settled or failed
@@ -301,7 +305,7 @@ pub(crate) struct StatusArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct RestartArgs {
-    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, ds/agent or model/baseline
+    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, isvc/baseline or model/baseline
     #[arg(value_name = "COMPONENT", required = true, num_args = 1..=2)]
     pub(crate) component: Vec<String>,
     /// All pods, as a rollout, and not only those that are not ready

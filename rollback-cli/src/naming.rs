@@ -4,12 +4,14 @@ use percent_encoding::percent_decode_str;
 use rollback_core::{ComponentId, Error, ErrorKind, Result, Target};
 use rollback_k8s::WorkloadKind;
 
-const KNOWN: &str = "deployment (deploy), statefulset (sts), daemonset (ds) and model";
+const KNOWN: &str =
+    "deployment (deploy), statefulset (sts), daemonset (ds), inferenceservice (isvc) and model";
 
 /// What sort of component it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Workload(WorkloadKind),
+    Service,
     /// With the pointer, where the name says it.
     Model(Option<String>),
 }
@@ -28,7 +30,7 @@ pub(crate) fn parse_all(words: &[String]) -> Result<Vec<Component>> {
     match words {
         [kind, names @ ..]
             if !names.is_empty()
-                && (kind.parse::<WorkloadKind>().is_ok() || is_model(kind))
+                && (kind.parse::<WorkloadKind>().is_ok() || is_model(kind) || is_service(kind))
                 && names.iter().all(|name| !name.contains('/')) =>
         {
             names.iter().map(|name| parse(&format!("{kind}/{name}"))).collect()
@@ -39,6 +41,14 @@ pub(crate) fn parse_all(words: &[String]) -> Result<Vec<Component>> {
 
 fn is_model(kind: &str) -> bool {
     matches!(kind.to_ascii_lowercase().as_str(), "model" | "models")
+}
+
+/// `isvc`, and whatever kubectl takes for it, with or without version and group.
+fn is_service(kind: &str) -> bool {
+    let lower = kind.to_ascii_lowercase();
+    let (name, group) = lower.split_once('.').unwrap_or((&lower, ""));
+    matches!(name, "inferenceservice" | "inferenceservices" | "isvc")
+        && matches!(group, "" | "serving.kserve.io" | "v1beta1.serving.kserve.io")
 }
 
 fn parse(written: &str) -> Result<Component> {
@@ -53,18 +63,20 @@ fn parse(written: &str) -> Result<Component> {
     if is_model(kind) {
         return model(written, &rest);
     }
-    let plain = kind.to_ascii_lowercase();
-    match plain.split('.').next().unwrap_or_default() {
-        "inferenceservice" | "inferenceservices" | "isvc" | "environment" | "environments" | "env" => {
-            let message = format!("{written}: the type {kind} is not supported yet");
-            return Err(Error::new(ErrorKind::Unsupported, message)
-                .with_hint(format!("the types supported are {KNOWN}")));
-        }
-        _ => {}
+    let lower = kind.to_ascii_lowercase();
+    if matches!(lower.as_str(), "environment" | "environments" | "env") {
+        let message = format!("{written}: the type {kind} is not supported yet");
+        return Err(
+            Error::new(ErrorKind::Unsupported, message).with_hint(format!("the types supported are {KNOWN}"))
+        );
     }
-    let kind = kind
-        .parse::<WorkloadKind>()
-        .map_err(|_| invalid(format!("{written}: {kind:?} is no type known; the types are {KNOWN}")))?;
+    let kind = match kind.parse() {
+        Ok(kind) => Kind::Workload(kind),
+        Err(_) if is_service(kind) => Kind::Service,
+        Err(_) => {
+            return Err(invalid(format!("{written}: {kind:?} is no type known; the types are {KNOWN}")));
+        }
+    };
     let (namespace, name) = match rest.as_slice() {
         [name] => (None, *name),
         [namespace, name] => (Some((*namespace).to_owned()), *name),
@@ -73,7 +85,6 @@ fn parse(written: &str) -> Result<Component> {
     if name.is_empty() || namespace.as_deref() == Some("") {
         return Err(invalid(format!("{written}: write TYPE/NAME or TYPE/NAMESPACE/NAME")));
     }
-    let kind = Kind::Workload(kind);
     Ok(Component { written: written.to_owned(), kind, namespace, name: name.to_owned() })
 }
 
@@ -136,6 +147,9 @@ fn target(written: &str, revision: &str, id: &ComponentId) -> Result<Target> {
     match version.parse::<i64>() {
         Ok(0) => Ok(Target::Previous),
         Ok(number) if number > 0 => Ok(Target::Revision(number.to_string())),
+        _ if id.kind() == "inferenceservice" && is_numbers(revision) => {
+            Ok(Target::Revision(revision.to_owned()))
+        }
         _ if is_model && (revision == "none" || is_several(revision)) => {
             Ok(Target::Revision(revision.to_owned()))
         }
@@ -153,6 +167,11 @@ fn target(written: &str, revision: &str, id: &ComponentId) -> Result<Target> {
 /// Whether it names the versions that were in one stage together, such as `5+4`.
 fn is_several(text: &str) -> bool {
     text.contains('+') && text.split('+').all(|version| version.parse::<u32>().is_ok())
+}
+
+/// Whether it names a revision of each component of an InferenceService, such as `5.2`.
+fn is_numbers(text: &str) -> bool {
+    text.split('.').all(|number| number.parse::<u32>().is_ok())
 }
 
 fn is_fingerprint(text: &str) -> bool {
@@ -254,7 +273,7 @@ mod tests {
 
     #[test]
     fn what_is_not_built_yet_says_so() {
-        for text in ["isvc/m", "inferenceservices.serving.kserve.io/m", "env/a/b/c", "web"] {
+        for text in ["env/a/b/c", "web"] {
             let error = parse(text).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Unsupported, "{text}");
             assert!(error.to_string().contains("not supported yet"), "{error}");

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use rollback_core::{ComponentId, Error, ErrorKind, Rollbackable};
+use rollback_core::{ComponentId, Error, ErrorKind, Ledger, Rollbackable};
 use rollback_k8s::{Cluster, Workload, WorkloadOptions};
+use rollback_kserve::{InferenceService, ServiceOptions};
 use rollback_mlflow::{ArtifactCheck, ModelPointer, PointerOptions, Registry, RegistryConfig, Stage};
 use tokio::sync::OnceCell;
 
@@ -15,6 +16,7 @@ use crate::session::App;
 #[derive(Clone)]
 pub(crate) enum Part {
     Workload(Workload),
+    Service(InferenceService),
     Model(Model),
 }
 
@@ -38,13 +40,35 @@ pub(crate) enum Pointer {
 #[derive(Clone, Default)]
 pub(crate) struct Settings {
     pub(crate) workload: WorkloadOptions,
+    /// Whether of an InferenceService nothing but the place of its model is written.
+    pub(crate) uri_only: bool,
+    /// What is known of states that a cluster remembers only in part.
+    pub(crate) ledger: Option<Arc<dyn Ledger>>,
     pub(crate) artifact_check: ArtifactCheck,
+}
+
+impl Settings {
+    /// With what is known of the components.
+    pub(crate) fn knowing(ledger: &Arc<dyn Ledger>) -> Self {
+        Self { ledger: Some(ledger.clone()), ..Self::default() }
+    }
+
+    /// How an InferenceService is made.
+    pub(crate) fn service(&self) -> ServiceOptions {
+        let mut options = ServiceOptions::default();
+        options.gitops = self.workload.gitops;
+        options.force = self.workload.force;
+        options.uri_only = self.uri_only;
+        options.contested_soak = self.workload.contested_soak;
+        options
+    }
 }
 
 impl Part {
     pub(crate) fn id(&self) -> &ComponentId {
         match self {
             Self::Workload(workload) => workload.id(),
+            Self::Service(service) => service.id(),
             Self::Model(model) => model.pointer.id(),
         }
     }
@@ -52,6 +76,7 @@ impl Part {
     pub(crate) fn component(&self) -> Arc<dyn Rollbackable> {
         match self {
             Self::Workload(workload) => Arc::new(workload.clone()),
+            Self::Service(service) => Arc::new(service.clone()),
             Self::Model(model) => Arc::new(model.pointer.clone()),
         }
     }
@@ -61,6 +86,7 @@ impl Part {
     pub(crate) async fn first_contact(&self) -> Result<(), Failure> {
         let asked = match self {
             Self::Workload(workload) => workload.realm().await.map(drop),
+            Self::Service(service) => service.realm().await.map(drop),
             Self::Model(model) => model.pointer.status().await.map(drop),
         };
         match asked {
@@ -109,6 +135,18 @@ impl Servers {
                 let options = settings.workload.clone();
                 let made = Workload::new(cluster, *kind, namespace, &name.name, options);
                 made.map(Part::Workload).map_err(Failure::setup)
+            }
+            Kind::Service => {
+                let cluster = self.cluster.get_or_try_init(|| app.connect()).await?;
+                let namespace = name.namespace.as_deref().or(app.global.namespace.as_deref());
+                let namespace = namespace.unwrap_or(cluster.default_namespace());
+                let options = settings.service();
+                let made = InferenceService::new(cluster, namespace, &name.name, options);
+                let made = made.map_err(Failure::setup)?;
+                Ok(Part::Service(match &settings.ledger {
+                    Some(ledger) => made.with_ledger(ledger.clone()),
+                    None => made,
+                }))
             }
             Kind::Model(at) => {
                 let at = pointer(app, &name.written, at.as_deref())?;

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use rollback_core::{ComponentId, Error, ErrorKind, Locator, Plan, RunState};
 use rollback_k8s::{Cluster, ConnectOptions, GitOps, UndoMode, Workload, WorkloadOptions};
+use rollback_kserve::InferenceService;
 use rollback_mlflow::{PointerOptions, Stage};
 use serde::{Deserialize, Serialize};
 
 use crate::commands::Prepared;
 use crate::exit::Failure;
-use crate::parts::{self, Model, Part, Pointer, Servers};
+use crate::parts::{self, Model, Part, Pointer, Servers, Settings};
 use crate::session::App;
 
 /// Where one component is.
@@ -128,10 +129,10 @@ pub(crate) fn locators(
     options: &WorkloadOptions,
 ) -> Result<Vec<Locator>, Failure> {
     let place = |part: &Part| match (part, servers.cluster()) {
-        (Part::Workload(_), Some(cluster)) => {
+        (Part::Workload(_) | Part::Service(_), Some(cluster)) => {
             Some(Place::Workload { kubernetes: here(app, cluster, None), options: options.into() })
         }
-        (Part::Workload(_), None) => None,
+        (Part::Workload(_) | Part::Service(_), None) => None,
         (Part::Model(model), _) => Some(Place::Model { mlflow: model.into() }),
     };
     parts.iter().filter_map(|part| Some(locator(part.id(), &place(part)?))).collect()
@@ -249,8 +250,9 @@ pub(crate) async fn rebuild(app: &App, state: &RunState, plan: Plan) -> Result<P
                     Some(Place::Workload { options, .. }) => options.clone(),
                     _ => Options::default(),
                 };
-                let workload = Workload::from_id(cluster, id, (&options).into()).map_err(Failure::setup)?;
-                (Part::Workload(workload), Place::Workload { kubernetes: here(app, cluster, known), options })
+                let settings = Settings { workload: (&options).into(), ..Settings::default() };
+                let part = in_cluster(cluster, id, &settings).map_err(Failure::setup)?;
+                (part, Place::Workload { kubernetes: here(app, cluster, known), options })
             }
             (_, None) => continue,
         };
@@ -261,6 +263,16 @@ pub(crate) async fn rebuild(app: &App, state: &RunState, plan: Plan) -> Result<P
         part.first_contact().await?;
     }
     Ok(Prepared { servers: Servers::with(cluster), parts, plan, locators })
+}
+
+/// The component of this id in a cluster.
+fn in_cluster(cluster: &Cluster, id: &ComponentId, settings: &Settings) -> rollback_core::Result<Part> {
+    if id.kind() == "inferenceservice" {
+        let service =
+            InferenceService::new(cluster, id.scope().unwrap_or_default(), id.name(), settings.service())?;
+        return Ok(Part::Service(service));
+    }
+    Workload::from_id(cluster, id, settings.workload.clone()).map(Part::Workload)
 }
 
 async fn reconnect(app: &App, known: Option<&Kubernetes>) -> Result<Cluster, Failure> {

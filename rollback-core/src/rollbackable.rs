@@ -99,7 +99,8 @@ pub trait Rollbackable: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// `NotFound` for an unknown revision, or as the system answers.
-    async fn artifact(&self, _revision: &str) -> Result<Option<String>> {
+    async fn artifact(&self, revision: &str) -> Result<Option<String>> {
+        let _ = revision;
         Ok(None)
     }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::json;
 
 /// The annotation that holds it, newest first, as JSON.
-pub const LEFT: &str = "rollback.dev/left";
+pub(crate) const LEFT: &str = "rollback.dev/left";
 
 /// How many revisions that were left are remembered on the object.
 const REMEMBERED: usize = 10;
@@ -15,7 +15,7 @@ const REMEMBERED: usize = 10;
 /// What a change makes of the record of what was left.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub enum LeftRecord {
+pub(crate) enum LeftRecord {
     /// Nothing.
     #[default]
     Untouched,
@@ -28,35 +28,41 @@ pub enum LeftRecord {
 /// A revision that a rollback left.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct LeftEntry {
+pub(crate) struct LeftEntry {
     /// Its id.
-    pub revision: String,
+    pub(crate) revision: String,
     /// Its number. Deployed again, it gets a higher one.
-    pub number: i64,
+    pub(crate) number: i64,
     /// Its identity.
-    pub fingerprint: Fingerprint,
+    pub(crate) fingerprint: Fingerprint,
     /// The run that left it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub run: Option<String>,
+    pub(crate) run: Option<String>,
     /// Who began that run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub by: Option<String>,
+    pub(crate) by: Option<String>,
     /// When.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub at: Option<String>,
+    pub(crate) at: Option<String>,
 }
 
 /// The record as the object holds it. What does not parse was not written by this library.
-pub fn left_entries(object: &Value) -> Vec<LeftEntry> {
+pub(crate) fn left_entries(object: &Value) -> Vec<LeftEntry> {
     json::annotation(object, LEFT).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
 }
 
 impl LeftRecord {
-    /// What the annotation becomes on the live object, none where it goes away; no answer when it stays as it is.
-    pub fn value(&self, change: &Change, live: &Value, cx: &StepContext) -> Option<Option<String>> {
+    /// What becomes of the annotation on the live object: its key and its value, none where it goes away; nothing
+    /// when it stays as it is.
+    pub(crate) fn annotation(
+        &self,
+        change: &Change,
+        live: &Value,
+        cx: &StepContext,
+    ) -> Option<(&'static str, Option<String>)> {
         match self {
             Self::Untouched => None,
-            Self::Restore(text) => Some(text.clone()),
+            Self::Restore(text) => Some((LEFT, text.clone())),
             Self::Add(entry) => {
                 let mut entries = left_entries(live);
                 entries.retain(|old| {
@@ -72,7 +78,7 @@ impl LeftRecord {
                     },
                 );
                 entries.truncate(REMEMBERED);
-                Some(Some(json!(entries).to_string()))
+                Some((LEFT, Some(json!(entries).to_string())))
             }
         }
     }

@@ -18,7 +18,6 @@ mod workload;
 /// What other backends that live in a cluster are built from. Objects are raw JSON.
 pub mod backend {
     pub use crate::guard::{conflict, refuse_another, refuse_dying};
-    pub use crate::left::{LEFT, LeftEntry, LeftRecord, left_entries};
     pub use crate::watch::Changes;
     pub use crate::workload::{RecordedTemplate, check_names};
 }

@@ -3,10 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rollback_core::{
-    Change, Error, ErrorKind, FieldChange, Fingerprint, Position, Result, Snapshot, StepContext,
-};
-use rollback_k8s::backend::{LEFT, LeftRecord};
+use rollback_core::{Change, Error, ErrorKind, FieldChange, Fingerprint, Position, Result, Snapshot};
 use rollback_k8s::json;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -29,8 +26,6 @@ pub(crate) struct Content {
     pub(crate) pinned: BTreeMap<String, String>,
     /// The identity of the template that runs in this state, by component, where it is known.
     pub(crate) runs: BTreeMap<String, Fingerprint>,
-    /// The record of what was left.
-    pub(crate) left: LeftRecord,
     /// Whether nothing but the place of the model is written.
     pub(crate) uri_only: bool,
 }
@@ -134,7 +129,7 @@ impl Ends {
 
     /// The patch that leads from the live object to `to`, with the tests that guard it; none when there is nothing to
     /// write.
-    pub(crate) fn operations(&self, object: &Value, change: &Change, cx: Option<&StepContext>) -> Vec<Value> {
+    pub(crate) fn operations(&self, object: &Value) -> Vec<Value> {
         let live = Content::live(object);
         let mut tests = vec![
             json!({"op": "test", "path": "/metadata/uid", "value": json::uid(object)}),
@@ -159,16 +154,15 @@ impl Ends {
                     }
                 }
                 (Some(before), Some(after)) if self.to.uri_only => {
-                    for pointer in model_pointers(before).into_iter().chain(model_pointers(after)) {
+                    let pointers: BTreeSet<_> =
+                        model_pointers(before).into_iter().chain(model_pointers(after)).collect();
+                    for pointer in pointers {
                         let path = format!("{path}{pointer}");
                         match (before.pointer(&pointer), after.pointer(&pointer)) {
                             (before, after) if before == after => {}
                             (Some(before), Some(after)) => {
-                                let write = json!({"op": "replace", "path": path, "value": after});
                                 tests.push(json!({"op": "test", "path": path, "value": before}));
-                                if !writes.contains(&write) {
-                                    writes.push(write);
-                                }
+                                writes.push(json!({"op": "replace", "path": path, "value": after}));
                             }
                             (Some(before), None) => {
                                 tests.push(json!({"op": "test", "path": path, "value": before}));
@@ -196,24 +190,6 @@ impl Ends {
                 Some(canary) => json!({"op": "add", "path": "/spec/canary", "value": canary}),
                 None => json!({"op": "remove", "path": "/spec/canary"}),
             });
-        }
-        if let Some(value) = cx.and_then(|cx| self.to.left.value(change, object, cx)) {
-            let path = format!("/metadata/annotations/{}", json::token(LEFT));
-            let held = json::annotation(object, LEFT);
-            if let Some(held) = held.filter(|held| Some(*held) != value.as_deref()) {
-                // The generation does not count annotations.
-                tests.push(json!({"op": "test", "path": path, "value": held}));
-            }
-            match value {
-                value if value.as_deref() == held => {}
-                Some(value) => {
-                    if object.pointer("/metadata/annotations").is_none() {
-                        writes.push(json!({"op": "add", "path": "/metadata/annotations", "value": {}}));
-                    }
-                    writes.push(json!({"op": "add", "path": path, "value": value}));
-                }
-                None => writes.push(json!({"op": "remove", "path": path})),
-            }
         }
         if writes.is_empty() {
             return writes;

@@ -49,11 +49,6 @@ impl State {
         self.records.get("predictor")
     }
 
-    /// The number of the predictor's revision, which its controller counts up.
-    pub(crate) fn number(&self) -> i64 {
-        self.predictor().map_or(0, |record| record.number)
-    }
-
     pub(crate) fn created(&self) -> Option<Timestamp> {
         self.records.values().filter_map(|record| record.created).max()
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use rollback_core::{Change, ChangeKind, Error, ErrorKind, Fingerprint, Result, Snapshot, Target};
-use rollback_k8s::backend::{LEFT, LeftEntry, LeftRecord, left_entries, refuse_dying};
+use rollback_k8s::backend::refuse_dying;
 use rollback_k8s::json;
 use serde_json::Value;
 
@@ -80,7 +80,7 @@ impl InferenceService {
 
     /// Refuses what would come back only in part.
     fn return_to(&self, state: &State, view: &View, mut notes: Vec<String>) -> Result<Choice> {
-        let Restored { content, beyond } = view.restore(state);
+        let Restored { mut content, beyond } = view.restore(state);
         if !beyond.is_empty() && !self.options.uri_only {
             let what = short(&beyond);
             if !self.options.force {
@@ -93,6 +93,8 @@ impl InferenceService {
                 ));
             }
             notes.push(format!("revision {} also ran with another {what}: that is not restored", state.id));
+            // It is not what ran then, and must not be taken for it later.
+            content.runs.clear();
         }
         Ok(Choice { id: state.id.clone(), content, notes })
     }
@@ -110,14 +112,13 @@ impl InferenceService {
         }
         let status = |field: &str| json::text(&view.object, &format!("/status/components/predictor/{field}"));
         let current = view.current();
-        let left = left_entries(&view.object);
         let (mut notes, mut candidates) = (Vec::new(), Vec::new());
         for state in view.states.iter().skip(usize::from(current.is_some())) {
-            let print = view.restore(state).content.fingerprint();
-            let same = Content { passing: false, ..live.clone() }.fingerprint() == print;
+            let Restored { content, beyond } = view.restore(state);
+            let same = content.specs == live.specs && beyond.is_empty();
             // The record in place runs the same where it differs in what no spec tells.
             let is_copy = current.is_some_and(|current| runs(current) == runs(state));
-            if (same && view.restore(state).beyond.is_empty()) || is_copy {
+            if same || is_copy {
                 if live.passing
                     && status("latestRolledoutRevision") == state.predictor().map(|r| r.name.as_str())
                 {
@@ -128,10 +129,11 @@ impl InferenceService {
                 }
                 continue;
             }
-            if let Some(entry) = left.iter().find(|e| e.fingerprint == print && state.number() <= e.number) {
-                let when = entry.at.as_ref().zip(entry.by.as_ref());
-                let when = when.map(|(at, by)| format!(" at {at} by {by}")).unwrap_or_default();
-                notes.push(format!("revision {} was left by a rollback{when}, and is skipped", state.id));
+            if view.is_left(state) {
+                notes.push(format!(
+                    "revision {} was left by going back to what is in place now, and is skipped",
+                    state.id
+                ));
             } else if state.is_broken() {
                 notes.push(format!("revision {} never became ready, and is skipped", state.id));
             } else {
@@ -251,7 +253,7 @@ impl InferenceService {
             Mode::Knative if !moving.is_empty() => pins(&view, &moving, &to, &mut notes),
             Mode::Knative | Mode::Standard => None,
         };
-        let steps = steps(&view, (from, from_id), (to, id), pins);
+        let steps = steps((from, from_id), (to, id), pins);
         let many = steps.len() > 1;
         let mut changes = Vec::new();
         for (ends, [before, after], secured) in steps {
@@ -289,34 +291,12 @@ fn only_models(from: &Content, to: &Content) -> Result<BTreeMap<String, Value>> 
 type Way = (Ends, [String; 2], Option<String>);
 
 /// The way from one state to the other: by itself, or with all traffic held on the revisions that ran the target.
-fn steps(
-    view: &View,
-    (from, from_id): (Content, String),
-    (to, to_id): (Content, String),
-    pins: Option<Pins>,
-) -> Vec<Way> {
-    let number =
-        view.current().map_or_else(|| view.states.first().map_or(0, State::number) + 1, State::number);
-    let entry = LeftEntry {
-        revision: from_id.clone(),
-        number,
-        fingerprint: Content { passing: false, ..from.clone() }.fingerprint(),
-        run: None,
-        by: None,
-        at: None,
-    };
-    let restore = |from: Content, to: Content| Ends {
-        from: Content {
-            left: LeftRecord::Restore(json::annotation(&view.object, LEFT).map(str::to_owned)),
-            ..from
-        },
-        to: Content { left: LeftRecord::Add(entry), ..to },
-    };
+fn steps((from, from_id): (Content, String), (to, to_id): (Content, String), pins: Option<Pins>) -> Vec<Way> {
     if from.specs == to.specs && from.canary == to.canary {
         // The spec is there already: traffic is let go.
         return vec![(Ends { from, to }, [from_id, to_id], None)];
     }
-    let Some(pins) = pins else { return vec![(restore(from, to), [from_id, to_id], None)] };
+    let Some(pins) = pins else { return vec![(Ends { from, to }, [from_id, to_id], None)] };
     let names = pins.values().cloned().collect::<Vec<_>>().join(", ");
     let mut held = from.percents.clone();
     held.extend(pins.keys().map(|name| (name.clone(), 0)));
@@ -334,7 +314,8 @@ fn steps(
         way.push((Ends { from, to: pinned.clone() }, [from_id, pinned_id.clone()], None));
     }
     let secured = format!("traffic is safe on {names}, the spec is not restored");
-    way.push((restore(pinned, restored.clone()), [pinned_id, restored_id.clone()], Some(secured)));
+    let restore = Ends { from: pinned, to: restored.clone() };
+    way.push((restore, [pinned_id, restored_id.clone()], Some(secured)));
     let secured =
         format!("traffic is safe on {names}, the spec is restored, and canaryTrafficPercent is still 0");
     way.push((Ends { from: restored, to }, [restored_id, to_id], Some(secured)));

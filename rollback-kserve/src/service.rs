@@ -11,7 +11,7 @@ use rollback_core::{
     Change, ComponentId, Error, ErrorKind, Ledger, Mark, Position, Realm, Record as Known, Result, Revision,
     Rollbackable, StepContext, Target, Verification,
 };
-use rollback_k8s::backend::{conflict, left_entries, refuse_another, refuse_dying};
+use rollback_k8s::backend::{conflict, refuse_another, refuse_dying};
 use rollback_k8s::{Cluster, GitOps, json};
 use serde_json::Value;
 
@@ -137,7 +137,7 @@ impl InferenceService {
             if let Position::Elsewhere(what) = ends.position(&live) {
                 return Err(conflict(&live, &what));
             }
-            let operations = ends.operations(&live, change, None);
+            let operations = ends.operations(&live);
             if operations.is_empty() {
                 return Ok(());
             }
@@ -206,7 +206,6 @@ impl InferenceService {
     async fn revisions(&self) -> Result<Vec<Revision>> {
         let (view, labels) = futures::join!(self.view(), self.labels());
         let view = view?;
-        let left = left_entries(&view.object);
         let summary = |content: &Content, more: &str| {
             let models = content.specs.get("predictor").map(models).unwrap_or_default();
             let version = models.iter().find_map(|uri| labels.get(uri));
@@ -230,7 +229,7 @@ impl InferenceService {
             let Restored { content, beyond } = view.restore(state);
             let fingerprint = content.fingerprint();
             let current = state.current && revisions.is_empty();
-            let is_left = left.iter().any(|e| e.fingerprint == fingerprint && state.number() <= e.number);
+            let is_left = view.is_left(state) && fingerprint != view.live.fingerprint();
             let more = match (beyond.is_empty(), state.is_broken()) {
                 (true, false) => String::new(),
                 (true, true) => " (never ready)".to_owned(),
@@ -258,7 +257,7 @@ impl InferenceService {
             Position::To => Ok(Position::To),
             other => refuse_dying(live).map(|()| other),
         };
-        let operations = |live: &Value| ends.operations(live, change, Some(cx));
+        let operations = |live: &Value| ends.operations(live);
         let what = format!("patching {} to revision {}", self.id, change.to.id);
         self.cluster.patch_guarded(cx, change, (&self.path(), &what), position, operations).await
     }
@@ -304,6 +303,24 @@ impl View {
         };
         // Between an edit and what its controller makes of it, the newest record is of what was there before.
         self.live.specs.iter().all(is_recorded).then_some(state)
+    }
+
+    /// Whether a state was left by going back to what is in place now: that was in place before it already. KServe
+    /// copies annotations to the pods, so this is not recorded on the object, but told by its history.
+    pub(crate) fn is_left(&self, state: &State) -> bool {
+        let Some(current) = self.current() else { return false };
+        let first = |state: &State| {
+            let runs = runs_of(state);
+            self.states.iter().rposition(|other| runs_of(other) == runs)
+        };
+        let came_after = first(state) < first(current);
+        // A ReplicaSet that was taken up again is not in its old place any more, but knows its old numbers.
+        let lowest = |record: &Record| record.former.iter().copied().chain([record.number]).min();
+        let counted_after = current.records.iter().any(|(name, record)| {
+            let other = state.records.get(name).and_then(lowest);
+            !record.former.is_empty() && other > lowest(record)
+        });
+        state.id != current.id && (came_after || counted_after)
     }
 
     pub(crate) fn current_id(&self) -> String {

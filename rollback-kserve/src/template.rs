@@ -1,7 +1,6 @@
 //! Pod templates as KServe's controllers record them: what they run, and what differs between two of them.
 
 use rollback_core::Fingerprint;
-use rollback_k8s::backend::LEFT;
 use rollback_k8s::json;
 use serde_json::{Map, Value, json};
 
@@ -26,7 +25,7 @@ fn is_bookkeeping(key: &str) -> bool {
         "deployment.kubernetes.io/",
     ];
     prefixes.iter().any(|prefix| key.starts_with(prefix))
-        || matches!(key, LEFT | "pod-template-hash" | "kubectl.kubernetes.io/restartedAt")
+        || matches!(key, "pod-template-hash" | "kubectl.kubernetes.io/restartedAt")
 }
 
 /// What a template runs, without bookkeeping.

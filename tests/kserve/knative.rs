@@ -1,1 +1,256 @@
-//! x
+//! Going back in Knative mode: traffic first, then the spec.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rollback_core::{
+    ErrorKind, FailurePolicy, Ledger, MemoryJournal, Outcome, Planner, Rollbackable, RunId, StepContext,
+    StepId, StepOutcome, Target, snapshot_of,
+};
+use rollback_k8s::GitOps;
+use rollback_tests::{Namespace, PAUSED, REVISIONS, SERVICES, Testbed};
+use serde_json::{Value, json};
+
+use crate::world::{
+    NAME, cluster, connect, deploy, deployed, execute, plan, predictor, service, service_with, undo, uri,
+    warnings, with_models,
+};
+
+fn traffic(object: &Value) -> Vec<(String, i64)> {
+    let all = object["status"]["components"]["predictor"]["traffic"].as_array().cloned().unwrap_or_default();
+    let share = |entry: &Value| {
+        (entry["revisionName"].as_str().unwrap().to_owned(), entry["percent"].as_i64().unwrap())
+    };
+    all.iter().map(share).filter(|(_, percent)| *percent > 0).collect()
+}
+
+async fn model(namespace: &Namespace) -> Value {
+    namespace.get(SERVICES, NAME).await["spec"]["predictor"]["model"]["storageUri"].clone()
+}
+
+#[tokio::test]
+async fn traffic_is_held_on_the_old_revision_before_the_spec_returns_and_let_go_after() {
+    let namespace = with_models("Knative", &["v3", "v4", "v5"]).await;
+    let service = service(&cluster().await, &namespace);
+    let plan = plan(&service, Target::Previous, FailurePolicy::Halt).await;
+    let way: Vec<_> =
+        plan.steps().iter().map(|s| (s.change.from.id.as_str(), s.change.to.id.as_str())).collect();
+    assert_eq!(
+        way,
+        [("3", "3, traffic held"), ("3, traffic held", "2, traffic held"), ("2, traffic held", "2")]
+    );
+    assert!(warnings(&plan).contains("ready and has 1 pods now, at least 1"), "{}", warnings(&plan));
+
+    // Whoever looks while it goes on sees the two newest revisions, and never none.
+    let looks = async {
+        loop {
+            for (name, _) in traffic(&namespace.get(SERVICES, NAME).await) {
+                assert_ne!(name, format!("{NAME}-predictor-00001"));
+            }
+            Testbed::shared().await.pause(Duration::from_millis(20)).await;
+        }
+    };
+    let components: [Arc<dyn Rollbackable>; 1] = [Arc::new(service.clone())];
+    let report = tokio::select! {
+        report = execute(&plan, &components, 60) => report,
+        () = looks => unreachable!(),
+    };
+    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+    let object = namespace.get(SERVICES, NAME).await;
+    assert_eq!(object["spec"]["predictor"]["canaryTrafficPercent"], Value::Null);
+    assert_eq!(traffic(&object), [(format!("{NAME}-predictor-00004"), 100)]);
+    assert_eq!(model(&namespace).await, uri("v4"));
+
+    // A second undo goes further back, and not to what was just left.
+    let again = undo(&service, Target::Previous).await;
+    assert_eq!(again.outcome, Outcome::Completed, "{again:#?}");
+    assert_eq!(model(&namespace).await, uri("v3"));
+    let history = service.history().await.unwrap();
+    let left: Vec<_> = history.iter().filter(|r| r.mark.is_some()).map(|r| r.summary.clone()).collect();
+    assert_eq!(left, [uri("v4"), uri("v5"), uri("v4")], "{history:#?}");
+}
+
+#[tokio::test]
+async fn what_never_became_ready_is_left_while_the_old_revision_goes_on_serving() {
+    let namespace = with_models("Serverless", &["v4", "crash-loop"]).await;
+    let service = service(&cluster().await, &namespace);
+    let status = service.status().await.unwrap();
+    assert!(!status.is_converged() && status.message.contains("00002"), "{status:?}");
+    let report = undo(&service, Target::Previous).await;
+    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+    assert_eq!(model(&namespace).await, uri("v4"));
+}
+
+#[tokio::test]
+async fn a_spec_that_is_not_restored_leaves_traffic_safe_and_the_run_stuck() {
+    let namespace = with_models("Knative", &["v4", "v5"]).await;
+    let service = service(&cluster().await, &namespace);
+    let plan = plan(&service, Target::Previous, FailurePolicy::Compensate).await;
+    let first = &plan.steps()[0].change;
+    let cx = StepContext::new(RunId::random(), StepId::new("hold"), Duration::from_secs(30));
+    service.apply(&cx, first).await.unwrap();
+    assert!(service.verify(&cx, first).await.unwrap().is_converged());
+    let paused = json!({"metadata": {"annotations": {PAUSED: "true"}}});
+    namespace.merge(SERVICES, NAME, &paused).await;
+
+    let report = execute(&plan, &[Arc::new(service.clone())], 3).await;
+    assert_eq!(report.outcome, Outcome::Stuck, "{report:#?}");
+    let outcomes: Vec<_> = report.steps.iter().map(|step| step.outcome).collect();
+    assert_eq!(outcomes, [StepOutcome::Verified, StepOutcome::Failed, StepOutcome::Skipped]);
+    let error = report.steps[1].error.clone().unwrap();
+    assert!(error.message.contains("traffic is safe on inflow-baseline-predictor-00001"), "{error:?}");
+    assert!(error.message.contains("the spec is not restored"), "{error:?}");
+    let object = namespace.get(SERVICES, NAME).await;
+    assert_eq!(traffic(&object), [(format!("{NAME}-predictor-00001"), 100)]);
+    assert_eq!(object["spec"]["predictor"]["canaryTrafficPercent"], 0);
+
+    // The controller is back: another undo finishes what was begun.
+    namespace.merge(SERVICES, NAME, &json!({"metadata": {"annotations": {PAUSED: null}}})).await;
+    let recorded = format!("{NAME}-predictor-00003");
+    namespace.wait(REVISIONS, &recorded, "made", |object| !object.is_null()).await;
+    namespace
+        .wait(SERVICES, NAME, "taken up", |object| {
+            object["status"]["components"]["predictor"]["latestReadyRevision"] == recorded.as_str()
+        })
+        .await;
+    let again = undo(&service, Target::Previous).await;
+    assert_eq!(again.outcome, Outcome::Completed, "{again:#?}");
+    assert_eq!(model(&namespace).await, uri("v4"));
+    assert_eq!(traffic(&namespace.get(SERVICES, NAME).await), [(recorded, 100)]);
+}
+
+#[tokio::test]
+async fn where_traffic_cannot_be_held_the_plan_says_why_and_it_moves_once_the_spec_serves() {
+    let namespace = with_models("Knative", &["v3", "v4", "v5"]).await;
+    let service = service(&cluster().await, &namespace);
+    let plan = plan(&service, Target::Revision("1".into()), FailurePolicy::Halt).await;
+    assert_eq!(plan.steps().len(), 1);
+    assert!(warnings(&plan).contains("-00002, which runs something else"), "{}", warnings(&plan));
+    let report = execute(&plan, &[Arc::new(service)], 60).await;
+    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+    assert_eq!(model(&namespace).await, uri("v3"));
+}
+
+#[tokio::test]
+async fn by_the_uri_alone_the_patch_is_a_test_and_a_replace() {
+    let spec = |model: &str| json!({"predictor": {"xgboost": {"storageUri": uri(model)}}});
+    let namespace = deployed("Standard", &[spec("v4"), spec("v5")]).await;
+    let proxy = Testbed::shared().await.proxy().await;
+    let cluster = connect(proxy.kubeconfig()).await;
+    let service = service_with(&cluster, &namespace, |options| options.uri_only = true);
+    let report = undo(&service, Target::Previous).await;
+    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+    let writes = proxy.writes();
+    let [write] = writes.as_slice() else { panic!("one write: {writes:?}") };
+    let operations: Vec<Value> = serde_json::from_str(&write.body_text()).unwrap();
+    let path = "/spec/predictor/xgboost/storageUri";
+    let own: Vec<_> = operations.iter().filter(|operation| operation["path"] == path).collect();
+    let [before, after] = [uri("v5"), uri("v4")];
+    assert_eq!(
+        json!(own),
+        json!([
+            {"op": "test", "path": path, "value": before},
+            {"op": "replace", "path": path, "value": after},
+        ])
+    );
+    assert_eq!(after, "s3://models/baseline/v4");
+}
+
+fn with_runtime(model: &str, runtime: &str) -> Value {
+    let mut predictor = predictor(model);
+    predictor["model"]["runtime"] = json!(runtime);
+    predictor["futureField"] = json!({"kept": [1, {"as": "is"}]});
+    json!({"predictor": predictor})
+}
+
+#[tokio::test]
+async fn another_runtime_comes_back_from_the_record_and_is_refused_without_one() {
+    for mode in ["Knative", "Standard"] {
+        let namespace = deployed(mode, &[with_runtime("v4", "xgb-1")]).await;
+        let journal = Arc::new(MemoryJournal::new());
+        let service = service(&cluster().await, &namespace);
+        let recording = service.clone().with_ledger(journal.clone());
+        let snapshot = snapshot_of(&recording, "1").await.unwrap();
+        let realm = recording.realm().await.unwrap();
+        let note = rollback_core::Note {
+            at: "2026-01-01T00:00:00Z".parse().unwrap(),
+            by: "pipeline".into(),
+            fact: rollback_core::Fact::InPlace { snapshot },
+        };
+        journal.note(&realm, recording.id(), vec![note]).await.unwrap();
+        deploy(&namespace, &with_runtime("v5", "xgb-2")).await;
+
+        let error = service.prepare(&Target::Previous).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused, "{error:?}");
+        assert!(error.to_string().contains("also ran with another image"), "{error}");
+        let hint = error.hint().unwrap_or_default();
+        assert!(hint.contains("--uri-only") && hint.contains("--force"), "{hint}");
+
+        let component: Arc<dyn Rollbackable> = Arc::new(recording.clone());
+        let plan = Planner::new()
+            .with_ledger(journal.clone())
+            .rollback("serving", component.clone(), Target::Previous, &[])
+            .plan()
+            .await
+            .unwrap();
+        let report = execute(&plan, &[component], 60).await;
+        assert_eq!(report.outcome, Outcome::Completed, "{mode}: {report:#?}");
+        let live = namespace.get(SERVICES, NAME).await;
+        assert_eq!(live["spec"], with_runtime("v4", "xgb-1"), "{mode}");
+    }
+}
+
+#[tokio::test]
+async fn a_transformer_returns_together_with_the_predictor() {
+    let spec = |model: &str, image: &str| {
+        let transformer = json!({"containers": [{"name": "kserve-container", "image": image}]});
+        json!({"predictor": predictor(model), "transformer": transformer})
+    };
+    for mode in ["Knative", "Standard"] {
+        let specs = [spec("v4", "transform:1"), spec("v5", "transform:2")];
+        let namespace = deployed(mode, &specs[..1]).await;
+        // The times of objects are whole seconds.
+        Testbed::shared().await.pause(Duration::from_secs(2)).await;
+        deploy(&namespace, &specs[1]).await;
+        let service = service(&cluster().await, &namespace);
+        let ids: Vec<_> = service.history().await.unwrap().into_iter().map(|r| (r.id, r.current)).collect();
+        assert_eq!(ids, [("2.2".to_owned(), true), ("1.1".to_owned(), false)], "{mode}");
+        let report = undo(&service, Target::Previous).await;
+        assert_eq!(report.outcome, Outcome::Completed, "{mode}: {report:#?}");
+        let live = namespace.get(SERVICES, NAME).await;
+        let mut restored = live["spec"].clone();
+        restored["transformer"]["containers"][0].as_object_mut().unwrap().remove("env");
+        assert_eq!(restored, specs[0], "{mode}");
+    }
+}
+
+#[tokio::test]
+async fn what_would_be_taken_back_or_cannot_go_back_is_refused_with_the_way_out() {
+    let namespace = with_models("Knative", &["v4"]).await;
+    let cluster = cluster().await;
+    let service = service(&cluster, &namespace);
+    let error = service.prepare(&Target::Previous).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.to_string().contains("no earlier revision"), "{error}");
+    let error = service.prepare(&Target::Revision("7".into())).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.hint().unwrap_or_default().contains("the revisions kept are: 1"), "{error:?}");
+    let error = service.prepare(&Target::Artifact("mlflow-artifacts:/1/m".into())).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused);
+
+    deploy(&namespace, &json!({"predictor": predictor("v5")})).await;
+    let tracked = json!({"metadata": {"annotations": {"argocd.argoproj.io/tracking-id": "models:serving.kserve.io/InferenceService:x/y"}}});
+    namespace.merge(SERVICES, NAME, &tracked).await;
+    let error = service.prepare(&Target::Previous).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    assert!(error.to_string().contains("Argo CD application models"), "{error}");
+    let ignoring = service_with(&cluster, &namespace, |options| options.gitops = GitOps::Ignore);
+    let plan = plan(&ignoring, Target::Previous, FailurePolicy::Halt).await;
+    assert!(warnings(&plan).contains("may take the rollback back"), "{}", warnings(&plan));
+
+    let gone = json!({"metadata": {"annotations": {"argocd.argoproj.io/tracking-id": null, "serving.kserve.io/stop": "true"}}});
+    namespace.merge(SERVICES, NAME, &gone).await;
+    let error = service.prepare(&Target::Previous).await.unwrap_err();
+    assert!(error.to_string().contains("it is stopped"), "{error}");
+    assert_eq!(model(&namespace).await, uri("v5"));
+}

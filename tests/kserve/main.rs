@@ -11,6 +11,8 @@
 
 mod conformance;
 mod knative;
+mod rights;
 mod standard;
 mod sweeps;
+mod together;
 mod world;

@@ -54,14 +54,9 @@ pub(crate) async fn with_models(mode: &str, models: &[&str]) -> Namespace {
 
 /// Replaces the spec, as a person with a manifest does, and waits until the controllers have taken it up.
 pub(crate) async fn deploy(namespace: &Namespace, spec: &Value) {
-    let mut object = namespace.get(SERVICES, NAME).await;
-    object["spec"] = spec.clone();
-    object["metadata"]["managedFields"] = Value::Null;
-    let path = namespace.path(SERVICES, NAME);
-    // Its status may have been written since it was read.
-    object["metadata"]["resourceVersion"] = Value::Null;
-    let patch = json!([{"op": "replace", "path": "/spec", "value": spec}]);
-    namespace.request(http::Method::PATCH, &path, "application/json-patch+json", patch).await.unwrap();
+    let replace = json!([{"op": "replace", "path": "/spec", "value": spec}]);
+    let (path, kind) = (namespace.path(SERVICES, NAME), "application/json-patch+json");
+    namespace.request(http::Method::PATCH, &path, kind, replace).await.unwrap();
     taken_up(namespace, spec).await;
 }
 

@@ -19,14 +19,14 @@ use kube::runtime::watcher::{self, watcher};
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-/// The kind of InferenceServices, as [`Namespace`](crate::Namespace) takes it.
+/// The kind of `InferenceServices`, as [`Namespace`](crate::Namespace) takes it.
 ///
 /// The last part of a model's URI tells what serves it: it is ready at once, unless it begins with `slow` (ready
 /// after some seconds), `never-ready` (neither ready nor failed) or `crash-loop` (fails).
 pub const SERVICES: &str = "serving.kserve.io/v1beta1/InferenceService";
 /// The kind of Knative Revisions.
 pub const REVISIONS: &str = "serving.knative.dev/v1/Revision";
-/// The annotation of an InferenceService that keeps the controller away, as if it had crashed.
+/// The annotation of an `InferenceService` that keeps the controller away, as if it had crashed.
 pub const PAUSED: &str = "rollback.test/paused";
 
 pub(crate) const SOURCE_URI: &str = "internal.serving.kserve.io/storage-initializer-sourceuri";
@@ -113,16 +113,13 @@ async fn work(client: Client, sender: UnboundedSender<Key>, mut receiver: Unboun
     while receiver.recv_many(&mut due, 1000).await > 0 {
         let keys: HashSet<Key> = due.drain(..).collect();
         for key in keys {
-            match reconcile(&client, &key.0, &key.1).await {
-                Ok(false) => {}
-                // Gone, or changed meanwhile, or there is something to wait for.
-                Ok(true) | Err(_) => {
-                    let sender = sender.clone();
-                    tokio::spawn(async move {
-                        tokio::time::sleep(Duration::from_millis(100)).await;
-                        let _ = sender.send(key);
-                    });
-                }
+            // Gone, or changed meanwhile, or there is something to wait for.
+            if !matches!(reconcile(&client, &key.0, &key.1).await, Ok(false)) {
+                let sender = sender.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    let _ = sender.send(key);
+                });
             }
         }
     }
@@ -165,8 +162,9 @@ async fn reconcile(client: &Client, namespace: &str, name: &str) -> kube::Result
     }
     if status != service["status"] {
         let version = metadata["resourceVersion"].clone();
-        let patch = json!({"metadata": {"resourceVersion": version}, "status": without_old(&service["status"], &status)});
-        send(client, Method::PATCH, &format!("{path}/status"), "application/merge-patch+json", &patch)
+        let change = without_old(&service["status"], &status);
+        let change = json!({"metadata": {"resourceVersion": version}, "status": change});
+        send(client, Method::PATCH, &format!("{path}/status"), "application/merge-patch+json", &change)
             .await?;
     }
     Ok(again)
@@ -366,9 +364,9 @@ async fn run(client: &Client, path: &str, revision: &mut Value, least: i64) -> k
         "conditions": [{"type": "Ready", "status": state}],
         "actualReplicas": if state == "True" { least } else { 0 },
     });
-    let patch = json!({"status": status});
+    let change = json!({"status": status});
     *revision =
-        send(client, Method::PATCH, &format!("{path}/{name}"), "application/merge-patch+json", &patch)
+        send(client, Method::PATCH, &format!("{path}/{name}"), "application/merge-patch+json", &change)
             .await?;
     Ok(false)
 }

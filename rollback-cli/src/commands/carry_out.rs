@@ -8,10 +8,9 @@ use std::time::Duration;
 use dialoguer::Confirm;
 use futures::future::join_all;
 use rollback_core::{
-    ChangeKind, ComponentId, Components, Engine, Error, ErrorKind, Locator, Plan, Retention, Rollbackable,
-    RunId, RunOptions, RunReport,
+    ChangeKind, ComponentId, Components, Engine, Error, ErrorKind, Locator, Plan, Retention, RunId,
+    RunOptions, RunReport,
 };
-use rollback_k8s::Workload;
 
 use super::next::{self, Way};
 use crate::args::{Format, RunArgs, WhyArgs};
@@ -33,11 +32,8 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
-    pub(crate) fn workload(&self, id: &ComponentId) -> Option<&Workload> {
-        self.parts.iter().find_map(|part| match part {
-            Part::Workload(workload) if workload.id() == id => Some(workload),
-            _ => None,
-        })
+    pub(crate) fn part(&self, id: &ComponentId) -> Option<&Part> {
+        self.parts.iter().find(|part| part.id() == id)
     }
 }
 
@@ -162,7 +158,7 @@ async fn confirm(prepared: &Prepared, kept: &Kept) -> Result<(), Failure> {
         .iter()
         .filter_map(|part| match part {
             Part::Model(model) => Some(model.tracking_uri.as_str()),
-            Part::Workload(_) => None,
+            Part::Workload(_) | Part::Service(_) => None,
         })
         .collect();
     for registry in registries {
@@ -235,9 +231,9 @@ pub(crate) fn tell(app: &App, plan: &Plan, report: &RunReport, way: &Way) {
 
 /// Tells the cluster, where others look.
 async fn announce(prepared: &Prepared, report: &RunReport) {
-    let posted = report.steps.iter().filter_map(|step| {
-        let workload = prepared.workload(&step.component)?;
-        Some(workload.announce(report.run, step))
+    let posted = report.steps.iter().filter_map(|step| match prepared.part(&step.component)? {
+        Part::Workload(workload) => Some(workload.announce(report.run, step)),
+        Part::Service(_) | Part::Model(_) => None,
     });
     for error in join_all(posted).await.into_iter().filter_map(Result::err) {
         output::say(&format!("warning: no Event was posted: {}", output::told(&error.report().message)));

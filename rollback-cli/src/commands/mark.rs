@@ -7,14 +7,15 @@ use serde_json::json;
 
 use crate::args::MarkArgs;
 use crate::exit::{Exit, Failure};
+use crate::journal::{self, Kept};
+use crate::output;
 use crate::parts::{Servers, Settings};
 use crate::session::{self, App};
-use crate::{journal, output};
 
 pub(crate) async fn run(app: &App, args: MarkArgs) -> Result<Exit, Failure> {
     let name = app.component(std::slice::from_ref(&args.component))?;
     let kept = journal::lasting(app).await?;
-    let part = Servers::default().part(app, &name, &reading()).await?;
+    let part = Servers::default().part(app, &name, &reading(&kept)).await?;
     part.first_contact().await?;
     let component = part.component();
     let (id, realm) = (component.id(), component.realm().await?);
@@ -46,8 +47,8 @@ pub(crate) async fn run(app: &App, args: MarkArgs) -> Result<Exit, Failure> {
 }
 
 /// A state is taken down whatever stands in the way of returning to it now.
-pub(super) fn reading() -> Settings {
-    let mut settings = Settings { artifact_check: ArtifactCheck::Skip, ..Settings::default() };
+pub(super) fn reading(kept: &Kept) -> Settings {
+    let mut settings = Settings { artifact_check: ArtifactCheck::Skip, ..Settings::knowing(&kept.ledger) };
     settings.workload.force = true;
     settings.workload.gitops = GitOps::Ignore;
     settings

@@ -39,11 +39,19 @@ pub(crate) async fn make(
 ) -> Result<Prepared, Failure> {
     let names = app.components(components)?;
     let wanted = naming::parse_revisions(&target.to_revision).map_err(Failure::setup)?;
-    if target.compat.is_some() && names.iter().any(|name| matches!(name.kind, naming::Kind::Model(_))) {
+    let all = |fits: fn(&naming::Kind) -> bool| names.iter().all(|name| fits(&name.kind));
+    let is_workload = |kind: &naming::Kind| matches!(kind, naming::Kind::Workload(_));
+    if target.compat.is_some() && !all(is_workload) {
         return Err(session::usage("--compat=kubectl is for workloads: kubectl has no rule for models"));
     }
+    if target.declarative && !all(is_workload) {
+        return Err(session::usage("--declarative is for workloads"));
+    }
+    if target.uri_only && !all(|kind| *kind == naming::Kind::Service) {
+        return Err(session::usage("--uri-only is for InferenceServices"));
+    }
     let servers = Servers::default();
-    let settings = settings(target);
+    let settings = settings(target, kept);
     let mut parts: Vec<Part> = Vec::new();
     for name in &names {
         let part = servers.part(app, name, &settings).await?;
@@ -93,7 +101,7 @@ fn otherwise(target: &TargetArgs) -> Target {
     }
 }
 
-fn settings(target: &TargetArgs) -> Settings {
+fn settings(target: &TargetArgs, kept: &Kept) -> Settings {
     let mut options = WorkloadOptions::default();
     options.force = target.force;
     options.declarative = target.declarative;
@@ -105,5 +113,10 @@ fn settings(target: &TargetArgs) -> Settings {
         Some(Compat::Kubectl) => UndoMode::Kubectl,
         None => UndoMode::Guarded,
     };
-    Settings { workload: options, artifact_check: target.artifact_check.into() }
+    Settings {
+        workload: options,
+        artifact_check: target.artifact_check.into(),
+        uri_only: target.uri_only,
+        ledger: Some(kept.ledger.clone()),
+    }
 }

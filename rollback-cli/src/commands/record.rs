@@ -13,7 +13,7 @@ use crate::{journal, output};
 pub(crate) async fn run(app: &App, args: RecordArgs) -> Result<Exit, Failure> {
     let name = app.component(&args.component)?;
     let kept = journal::lasting(app).await?;
-    let part = Servers::default().part(app, &name, &reading()).await?;
+    let part = Servers::default().part(app, &name, &reading(&kept)).await?;
     part.first_contact().await?;
     let component = part.component();
     let (id, realm) = (component.id(), component.realm().await?);

@@ -16,12 +16,19 @@ use crate::{journal, place};
 pub(crate) async fn run(app: &App, args: RestartArgs) -> Result<Exit, Failure> {
     carry_out::refuse_silence(args.run.yes, "restart")?;
     let name = app.component(&args.component)?;
-    if matches!(name.kind, Kind::Model(_)) {
-        let error = Error::new(
-            ErrorKind::Unsupported,
-            format!("{}: a model does not run, so it cannot be restarted", name.written),
-        );
-        return Err(error.with_hint("restart the workload that loads it").into());
+    let not = match name.kind {
+        Kind::Workload(_) => None,
+        Kind::Model(_) => {
+            Some(("a model does not run, so it cannot be restarted", "restart the workload that loads it"))
+        }
+        Kind::Service => Some((
+            "an InferenceService is not restarted: its controller takes back what is done to its children",
+            "return it to another revision with: rollback undo",
+        )),
+    };
+    if let Some((why, hint)) = not {
+        let error = Error::new(ErrorKind::Unsupported, format!("{}: {why}", name.written));
+        return Err(error.with_hint(hint).into());
     }
     let kept = journal::open(app).await?;
     let scope = if args.all { RestartScope::All } else { RestartScope::Unready };

@@ -1,5 +1,6 @@
 //! `rollback undo`
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use futures::future::try_join_all;
@@ -11,7 +12,7 @@ use super::carry_out::{self, How, Prepared};
 use crate::args::{self, UndoArgs};
 use crate::exit::{Exit, Failure};
 use crate::output::{self, table};
-use crate::parts::{Servers, Settings};
+use crate::parts::{Part, Servers, Settings};
 use crate::session::App;
 use crate::{journal, keep, place};
 
@@ -64,17 +65,31 @@ async fn kept(app: &App, path: &Path) -> Result<Prepared, Failure> {
 /// Lets the server check every change.
 pub(super) async fn dry_run(app: &App, prepared: &Prepared) -> Result<Exit, Failure> {
     let plan = &prepared.plan;
-    let steps = plan.steps().iter().filter(|step| !step.change.is_noop());
-    try_join_all(steps.map(async |step| {
+    let mut begun = BTreeSet::new();
+    let (first, later): (Vec<_>, Vec<_>) = plan
+        .steps()
+        .iter()
+        .filter(|step| !step.change.is_noop())
+        .partition(|step| begun.insert(&step.change.component));
+    try_join_all(first.into_iter().map(async |step| {
         let component = &step.change.component;
-        let Some(workload) = prepared.workload(component) else {
-            let error = Error::new(ErrorKind::Unsupported, "its server has no dry run");
-            let hint = "see what would change with: rollback plan";
-            return Err(error.with_component(component).with_hint(hint));
-        };
-        workload.dry_run(&step.change).await
+        match prepared.part(component) {
+            Some(Part::Workload(workload)) => workload.dry_run(&step.change).await,
+            Some(Part::Service(service)) => service.dry_run(&step.change).await,
+            Some(Part::Model(_)) | None => {
+                let error = Error::new(ErrorKind::Unsupported, "its server has no dry run");
+                let hint = "see what would change with: rollback plan";
+                Err(error.with_component(component).with_hint(hint))
+            }
+        }
     }))
     .await?;
+    for step in later {
+        output::say(&format!(
+            "warning: step {} was not checked: it begins where the one before ends",
+            step.id
+        ));
+    }
     let mut value = output::json::plan(plan);
     if let Some(members) = value.as_object_mut() {
         members.insert("dryRun".into(), json!("server"));

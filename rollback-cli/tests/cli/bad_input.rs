@@ -49,7 +49,7 @@ async fn what_is_typed_wrongly_is_told_with_its_place() {
             "9999",
         ),
         (&["undo", "widget/web", "--yes"], 2, "InvalidConfig", "widget"),
-        (&["undo", "isvc/inflow-baseline", "--yes"], 2, "Unsupported", "not supported yet"),
+        (&["undo", "env/infra/staging", "--yes"], 2, "Unsupported", "not supported yet"),
         (&["undo", "model/inflow-baseline", "--yes"], 2, "InvalidConfig", "MLFLOW_TRACKING_URI"),
         (
             &["undo", "model/inflow-baseline", "--compat=kubectl", "--yes"],

@@ -17,6 +17,7 @@ mod marks;
 mod models;
 mod procedures;
 mod runs;
+mod services;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;

@@ -350,6 +350,9 @@ impl<'a> Run<'a> {
             };
             return self.record_step(id, event).await;
         }
+        if self.is_passed(id, component, change).await? {
+            return self.record_step(id, StepEvent::NothingToDo).await;
+        }
         let first = self.step(id).attempts + 1;
         let applied =
             step::apply(self, id, component, change, first, |attempt| StepEvent::Started { attempt }).await;
@@ -367,6 +370,30 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         self.verify_step(id, component, change).await
+    }
+
+    /// Whether the component stands further on its way already, where it has several changes.
+    async fn is_passed(
+        &self,
+        id: &StepId,
+        component: &Arc<dyn Rollbackable>,
+        change: &Change,
+    ) -> Result<bool> {
+        if self.step(id).attempts > 0 || !self.plan.is_on_the_way(&change.component, &change.to) {
+            return Ok(false);
+        }
+        let deadline = tokio::time::Instant::now() + self.options.settings.apply_timeout;
+        let later = self.plan.changes_of(&change.component).skip_while(|other| *other != change);
+        for (place, other) in later.enumerate() {
+            match step::locate(self, component, other, deadline).await {
+                Ok(Position::Elsewhere(_)) => {}
+                Ok(_) => return Ok(place > 0),
+                Err(error) if step::interrupts(&error) => return Err(error),
+                // Applying meets it again, and says so.
+                Err(_) => return Ok(false),
+            }
+        }
+        Ok(false)
     }
 
     /// Tells the ledger what a rollback did, where there is one. What cannot be told is said to people.
@@ -421,7 +448,14 @@ impl<'a> Run<'a> {
     /// The error of a step, which leaves in place what an earlier one has made safe.
     fn held(&self, id: &StepId, error: Error) -> Error {
         match self.plan.step(id).and_then(|step| step.change.secured.as_ref()) {
-            Some(secured) => error.stuck().with_context("stands", secured.clone()),
+            Some(secured) => {
+                let hint = error.hint().map(str::to_owned);
+                let held = Error::new(error.kind(), secured.clone()).with_source(error).stuck();
+                match hint {
+                    Some(hint) => held.with_hint(hint),
+                    None => held,
+                }
+            }
             None => error,
         }
     }

@@ -55,7 +55,7 @@ impl Workload {
                 template: true,
             };
             let operations =
-                patch::build(parsed, &given, patch::left_record(&parsed.to, change, &held, cx).as_ref());
+                patch::build(parsed, &given, parsed.to.left.annotation(change, &held, cx).as_ref());
             match self.cluster.send_patch(cx, &self.path(), operations, &self.verb(change)).await {
                 Err(e) if is_rejected(&e) => {}
                 other => return other,
@@ -68,7 +68,7 @@ impl Workload {
                 annotations: patch::annotations(live),
                 template: !parsed.has_template(live),
             };
-            patch::build(parsed, &given, patch::left_record(&parsed.to, change, live, cx).as_ref())
+            patch::build(parsed, &given, parsed.to.left.annotation(change, live, cx).as_ref())
         };
         let position = |live: &Value| match parsed.fields(live) {
             Position::To => Ok(Position::To),

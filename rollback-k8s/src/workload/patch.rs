@@ -1,11 +1,9 @@
 //! The JSON Patch of a change, guarded so that it fails on anything other than what was planned from.
 
-use rollback_core::{Change, StepContext};
 use serde_json::{Value, json};
 
-use super::content::{Content, Parsed};
+use super::content::Parsed;
 use crate::json::{self, token};
-use crate::left::LEFT;
 
 /// What the patch takes as given.
 pub(crate) struct Given<'a> {
@@ -60,16 +58,6 @@ pub(crate) fn build(parsed: &Parsed, given: &Given<'_>, record: Option<&Annotati
     }
     tests.append(&mut writes);
     tests
-}
-
-/// What becomes of the record of what rollbacks left; none when it stays as it is.
-pub(crate) fn left_record(
-    to: &Content,
-    change: &Change,
-    live: &Value,
-    cx: &StepContext,
-) -> Option<Annotation> {
-    to.left.value(change, live, cx).map(|value| (LEFT, value))
 }
 
 /// The annotations that the object has, as [`Given`] wants them.

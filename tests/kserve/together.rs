@@ -1,0 +1,104 @@
+//! The pointer of a registry and the service that follows it, in one run.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rollback_core::{
+    Components, Engine, ErrorKind, FailurePolicy, MemoryJournal, Outcome, Planner, Rollbackable, RunOptions,
+    StepOutcome, Target,
+};
+use rollback_mlflow::{ArtifactCheck, ModelPointer, PointerOptions, Registry, RegistryConfig, Stage};
+use rollback_tests::{Mlflow, MlflowVersion, PAUSED, SERVICES};
+use serde_json::json;
+
+use crate::world::{NAME, cluster, service, uri, with_models};
+
+/// A model whose versions have the artifacts of these names, the last in Production.
+async fn registry(server: &Mlflow, models: &[&str]) -> (String, Arc<ModelPointer>) {
+    let sources: Vec<_> = models.iter().map(|model| uri(model)).collect();
+    let name = server.model(&sources.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    server.stage(&name, &models.len().to_string(), "Production", true).await;
+    let registry = Registry::new(RegistryConfig::new(server.url())).unwrap();
+    let mut options = PointerOptions::default();
+    options.artifact_check = ArtifactCheck::Skip;
+    options.settle = Duration::from_millis(200);
+    let pointer = ModelPointer::stage(&registry, &name, Stage::Production, options).unwrap();
+    (name, Arc::new(pointer))
+}
+
+#[tokio::test]
+async fn to_version_2_is_said_once_and_the_service_follows() {
+    let server = Mlflow::shared(MlflowVersion::Three).await;
+    for mode in ["Knative", "Standard"] {
+        let (_, pointer) = registry(server, &["v1", "v2", "v3"]).await;
+        let namespace = with_models(mode, &["v1", "v2", "v3"]).await;
+        let service = Arc::new(service(&cluster().await, &namespace).following(pointer.clone()));
+        let labelled: Vec<_> = service.history().await.unwrap().into_iter().map(|r| r.summary).collect();
+        assert_eq!(labelled[0], format!("{} (version 3)", uri("v3")), "{labelled:?}");
+
+        let plan = Planner::new()
+            .rollback("registry", pointer.clone(), Target::Revision("2".into()), &[])
+            .follow("serving", service.clone(), "registry", &[])
+            .plan()
+            .await
+            .unwrap();
+        assert_eq!(plan.steps()[0].id.as_str(), "registry");
+        assert_eq!(plan.steps()[1].after[0].as_str(), "registry");
+        let components = Components::new().with(pointer.clone()).with(service.clone());
+        let engine = Engine::new(Arc::new(MemoryJournal::new()));
+        let report = engine.execute(&plan, &components, RunOptions::by("ann@here")).await.unwrap();
+        assert_eq!(report.outcome, Outcome::Completed, "{mode}: {report:#?}");
+        let current =
+            |history: Vec<rollback_core::Revision>| history.into_iter().find(|r| r.current).unwrap();
+        assert_eq!(current(pointer.history().await.unwrap()).id, "2", "{mode}");
+        let live = namespace.get(SERVICES, NAME).await;
+        assert_eq!(live["spec"]["predictor"]["model"]["storageUri"], uri("v2"), "{mode}");
+    }
+}
+
+#[tokio::test]
+async fn where_serving_does_not_converge_the_policy_decides_about_the_pointer() {
+    let server = Mlflow::shared(MlflowVersion::Three).await;
+    for (policy, version, outcome) in [
+        (FailurePolicy::Halt, "1", StepOutcome::Verified),
+        (FailurePolicy::Compensate, "2", StepOutcome::Compensated),
+    ] {
+        let (_, pointer) = registry(server, &["v1", "v2"]).await;
+        let namespace = with_models("Standard", &["v1", "v2"]).await;
+        let service = Arc::new(service(&cluster().await, &namespace));
+        let plan = Planner::new()
+            .on_failure(policy)
+            .rollback("registry", pointer.clone(), Target::Previous, &[])
+            .follow("serving", service.clone(), "registry", &[])
+            .plan()
+            .await
+            .unwrap();
+        // Its controller has crashed: what is asked for is not carried out.
+        namespace.merge(SERVICES, NAME, &json!({"metadata": {"annotations": {PAUSED: "true"}}})).await;
+        let components = Components::new().with(pointer.clone()).with(service);
+        let mut options = RunOptions::by("ann@here");
+        options.settings.verify_timeout = Duration::from_secs(3);
+        let report =
+            Engine::new(Arc::new(MemoryJournal::new())).execute(&plan, &components, options).await.unwrap();
+        assert_eq!(report.steps[0].outcome, outcome, "{report:#?}");
+        let history = pointer.history().await.unwrap();
+        assert_eq!(history.iter().find(|r| r.current).unwrap().id, version, "{policy:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_no_artifact_tells_is_not_followed() {
+    let server = Mlflow::shared(MlflowVersion::Three).await;
+    let (_, pointer) = registry(server, &["v1", "v2"]).await;
+    let namespace = with_models("Standard", &["v1", "v2"]).await;
+    let service: Arc<dyn Rollbackable> = Arc::new(service(&cluster().await, &namespace));
+    let none = Planner::new()
+        .rollback("registry", pointer.clone(), Target::Revision("none".into()), &[])
+        .follow("serving", service.clone(), "registry", &[]);
+    let error = none.plan().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    assert!(error.to_string().contains("stands for no artifact"), "{error}");
+    let nobody = Planner::new().follow("serving", service, "registry", &[]).plan().await.unwrap_err();
+    assert_eq!(nobody.kind(), ErrorKind::InvalidPlan, "{nobody:?}");
+    assert!(nobody.to_string().contains("registry, which is not in the plan"), "{nobody}");
+}
