@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rollback_core::{
-    Components, Engine, ErrorKind, FailurePolicy, MemoryJournal, Outcome, Planner, Rollbackable, RunOptions,
-    StepOutcome, Target,
+    Components, Engine, ErrorKind, FailurePolicy, MemoryJournal, Outcome, Planner, RestartScope,
+    Rollbackable, RunOptions, StepOutcome, Target,
 };
+use rollback_k8s::{Workload, WorkloadKind, WorkloadOptions};
 use rollback_mlflow::{ArtifactCheck, ModelPointer, PointerOptions, Registry, RegistryConfig, Stage};
-use rollback_tests::{Mlflow, MlflowVersion, PAUSED, SERVICES};
-use serde_json::json;
+use rollback_tests::{Mlflow, MlflowVersion, PAUSED, SERVICES, Testbed, objects};
+use serde_json::{Value, json};
 
 use crate::world::{NAME, cluster, service, uri, with_models};
 
@@ -84,6 +85,36 @@ async fn where_serving_does_not_converge_the_policy_decides_about_the_pointer() 
         let history = pointer.history().await.unwrap();
         assert_eq!(history.iter().find(|r| r.current).unwrap().id, version, "{policy:?}");
     }
+}
+
+#[tokio::test]
+async fn a_workload_that_loads_the_model_at_its_start_is_restarted_after_the_move() {
+    let server = Mlflow::shared(MlflowVersion::Three).await;
+    let (_, pointer) = registry(server, &["v1", "v2"]).await;
+    let namespace = Testbed::shared().await.namespace("loader").await;
+    namespace.create(&objects::deployment("loader", "app:1", 2)).await;
+    namespace.rolled_out("Deployment", "loader").await;
+    let before: Vec<_> = namespace.list("Pod", "app=loader").await.iter().map(uid).collect();
+    let kind = WorkloadKind::Deployment;
+    let loader =
+        Workload::new(&cluster().await, kind, namespace.name(), "loader", WorkloadOptions::default());
+    let loader = Arc::new(loader.unwrap());
+    let plan = Planner::new()
+        .rollback("registry", pointer.clone(), Target::Previous, &[])
+        .restart("loader", loader.clone(), RestartScope::All, &["registry"])
+        .plan()
+        .await
+        .unwrap();
+    let components = Components::new().with(pointer).with(loader);
+    let engine = Engine::new(Arc::new(MemoryJournal::new()));
+    let report = engine.execute(&plan, &components, RunOptions::by("ann@here")).await.unwrap();
+    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+    let is_new = |pods: &[Value]| pods.len() == 2 && pods.iter().all(|pod| !before.contains(&uid(pod)));
+    namespace.wait_list("Pod", "app=loader", "younger than the move", is_new).await;
+}
+
+fn uid(object: &Value) -> Value {
+    object["metadata"]["uid"].clone()
 }
 
 #[tokio::test]

@@ -64,6 +64,43 @@ async fn twenty_at_once_without_a_lease_never_call_an_overlap_completed() {
     }
 }
 
+#[tokio::test]
+async fn promotions_by_mlflows_own_client_beside_it_are_conflicts_and_leave_no_rest() {
+    let server = Mlflow::shared(MlflowVersion::Three).await;
+    let model = baseline(server).await;
+    let promotes = format!(
+        "for n in range(10):
+    client.transition_model_version_stage('{model}', str(n % 3 + 3), 'Production', archive_existing_versions=True)
+print(json.dumps('done'))"
+    );
+    let undoes = async {
+        let mut all = Vec::new();
+        for n in 0..10_u64 {
+            all.push(undo(&production(server.url(), &model), revision(&(n % 2 + 1).to_string())).await);
+        }
+        all
+    };
+    let (_, all) = tokio::join!(server.python(&promotes), undoes);
+    for run in all {
+        let report = run.unwrap();
+        let errors: Vec<_> = report.steps.iter().filter_map(|step| step.error.as_ref()).collect();
+        let is_told = report.outcome == Outcome::Completed
+            || errors.iter().all(|error| matches!(error.kind, ErrorKind::Conflict | ErrorKind::Unavailable));
+        assert!(is_told, "{report:#?}");
+    }
+    let last = undo(&production(server.url(), &model), revision("2")).await.unwrap();
+    assert!(matches!(last.outcome, Outcome::Completed | Outcome::NothingToDo), "{last:#?}");
+    let stages = server.observe(&model).await["stages"].clone();
+    let serving: Vec<_> = stages
+        .as_object()
+        .unwrap()
+        .iter()
+        .filter(|(_, stage)| **stage == "Production")
+        .map(|(v, _)| v)
+        .collect();
+    assert_eq!(serving, ["2"], "{stages}");
+}
+
 /// An undo to version 4 during which, between its look and its write, somebody else moves version 2 to this stage;
 /// with the stage of version 2 at the end.
 async fn undone_while_2_goes_to(stage: &str, archive: bool) -> (RunReport, Value) {

@@ -447,16 +447,13 @@ impl<'a> Run<'a> {
 
     /// The error of a step, which leaves in place what an earlier one has made safe.
     fn held(&self, id: &StepId, error: Error) -> Error {
-        match self.plan.step(id).and_then(|step| step.change.secured.as_ref()) {
-            Some(secured) => {
-                let hint = error.hint().map(str::to_owned);
-                let held = Error::new(error.kind(), secured.clone()).with_source(error).stuck();
-                match hint {
-                    Some(hint) => held.with_hint(hint),
-                    None => held,
-                }
-            }
-            None => error,
+        let Some(change) = self.plan.step(id).map(|step| &step.change) else { return error };
+        let Some(secured) = &change.secured else { return error };
+        let (kind, hint) = (error.kind(), error.hint().map(str::to_owned));
+        let held = Error::new(kind, secured.clone()).with_component(&change.component).with_source(error);
+        match hint {
+            Some(hint) => held.with_hint(hint).stuck(),
+            None => held.stuck(),
         }
     }
 

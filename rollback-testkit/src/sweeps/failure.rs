@@ -28,7 +28,9 @@ fn failing(changes: impl Into<Vec<(Change, Moment)>>) -> Arc<dyn Meddle> {
 impl Meddle for Fails {
     async fn at(&self, moment: Moment, change: &Change) -> Result<()> {
         let is_meant = self.0.iter().any(|(meant, when)| {
-            *when == moment && meant.component == change.component && meant.to == change.to
+            *when == moment
+                && meant.component == change.component
+                && (&meant.from, &meant.to) == (&change.from, &change.to)
         });
         if is_meant { Err(Error::new(ErrorKind::PermissionDenied, INJECTED)) } else { Ok(()) }
     }
