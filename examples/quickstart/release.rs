@@ -178,7 +178,7 @@ impl Rollbackable for Release {
             warnings: Vec::new(),
             touches: Vec::new(),
             irreversible: None,
-            secured: None,
+            passage: rollback_core::Passage::default(),
             hint: None,
         }])
     }

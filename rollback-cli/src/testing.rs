@@ -44,7 +44,7 @@ pub(crate) fn change(from: &str, to: &str) -> Change {
         warnings: if from == to { Vec::new() } else { vec!["mind the gap".into()] },
         touches: Vec::new(),
         irreversible: None,
-        secured: None,
+        passage: rollback_core::Passage::default(),
         hint: None,
     }
 }

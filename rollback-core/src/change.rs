@@ -28,6 +28,30 @@ pub struct FieldChange {
     pub to: Option<Value>,
 }
 
+/// Where one change of a component ends amid the way from one revision to another.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Passage {
+    /// Whether it begins at a state on the way, which is no revision.
+    pub from_between: bool,
+    /// Whether it ends at one. Such a state is always verified before the next change, and is in no ledger.
+    pub to_between: bool,
+    /// What an earlier change of the component has made safe, and that stays as it is when this one fails, whatever
+    /// the failure policy: a human goes on from there.
+    pub secured: Option<String>,
+}
+
+impl Passage {
+    /// Whether the change leads from one revision to another by itself.
+    pub fn is_whole(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn reversed(&self) -> Self {
+        Self { from_between: self.to_between, to_between: self.from_between, secured: None }
+    }
+}
+
 /// The resolved move of one component *from* a snapshot *to* a snapshot, as data: it serializes, and
 /// it reverses by swapping the snapshots.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,10 +82,9 @@ pub struct Change {
     /// Why it cannot be reversed, where it cannot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub irreversible: Option<String>,
-    /// What an earlier change of the same component has made safe, and that stays as it is when this one fails,
-    /// whatever the failure policy: a human goes on from there.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub secured: Option<String>,
+    /// Whether it is one of several that lead to a revision together.
+    #[serde(default, skip_serializing_if = "Passage::is_whole")]
+    pub passage: Passage,
     /// What the component saw last, which saves it a read; never part of identity or reversal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<Value>,
@@ -89,7 +112,7 @@ impl Change {
                 })
                 .collect(),
             warnings: Vec::new(),
-            secured: None,
+            passage: self.passage.reversed(),
             hint: None,
             ..self.clone()
         }

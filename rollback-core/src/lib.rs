@@ -14,7 +14,7 @@ mod revision;
 mod rollbackable;
 mod time;
 
-pub use change::{Change, ChangeKind, FieldChange, Position};
+pub use change::{Change, ChangeKind, FieldChange, Passage, Position};
 pub use component::{ComponentId, Realm};
 pub use engine::{Engine, Progress, RunOptions, RunReport, StepReport};
 pub use error::{Access, Disposition, Error, ErrorKind, ErrorReport, Result};

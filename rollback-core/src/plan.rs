@@ -150,21 +150,15 @@ impl Plan {
         changes.filter(move |change| change.component == *component)
     }
 
-    /// Whether one change of the component leads to this state and a later one goes on from there.
-    pub(crate) fn is_on_the_way(&self, component: &ComponentId, state: &Snapshot) -> bool {
-        let mut changes = self.changes_of(component).filter(|change| !change.is_noop());
-        changes.any(|change| change.to.fingerprint == state.fingerprint)
-            && changes.any(|change| change.from.fingerprint == state.fingerprint)
-    }
-
-    /// Where the changes of the component begin that lead to this one.
-    pub(crate) fn origin<'a>(&'a self, change: &'a Change) -> &'a Snapshot {
-        let mut changes = self.changes_of(&change.component).filter(|change| !change.is_noop());
-        let begin = changes.find(|first| !self.is_on_the_way(&change.component, &first.from));
-        match begin {
-            Some(first) if self.is_on_the_way(&change.component, &change.from) => &first.from,
-            _ => &change.from,
+    /// The revision at which the changes of the component begin that lead to this one; none where they begin at a
+    /// state on the way.
+    pub(crate) fn origin<'a>(&'a self, change: &'a Change) -> Option<&'a Snapshot> {
+        if !change.passage.from_between {
+            return Some(&change.from);
         }
+        let before: Vec<_> =
+            self.changes_of(&change.component).take_while(|other| *other != change).collect();
+        before.into_iter().rev().find(|other| !other.passage.from_between).map(|begin| &begin.from)
     }
 
     /// Adds a warning to every change of a component, which its digest does not cover.

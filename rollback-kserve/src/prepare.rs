@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use rollback_core::{Change, ChangeKind, Error, ErrorKind, Fingerprint, Result, Snapshot, Target};
+use rollback_core::{Change, ChangeKind, Error, ErrorKind, Fingerprint, Passage, Result, Snapshot, Target};
 use rollback_k8s::backend::refuse_dying;
 use rollback_k8s::json;
 use serde_json::Value;
@@ -57,7 +57,10 @@ impl InferenceService {
 
     fn revision(&self, id: &str, view: &View) -> Result<Choice> {
         if id == view.current_id() {
-            return Ok(Choice { id: id.to_owned(), content: view.live.clone(), notes: Vec::new() });
+            // Held traffic belongs to no revision: to return to this one is to let it go.
+            let percents = if view.live.passing { BTreeMap::new() } else { view.live.percents.clone() };
+            let content = Content { percents, passing: false, ..view.live.clone() };
+            return Ok(Choice { id: id.to_owned(), content, notes: Vec::new() });
         }
         let former = |state: &&State| {
             let number = id.parse().ok();
@@ -227,10 +230,11 @@ impl InferenceService {
             warnings: Vec::new(),
             touches: Vec::new(),
             irreversible: None,
-            secured: None,
+            passage: Passage::default(),
             hint: None,
         };
-        let from_id = view.current_id();
+        let held = if from.passing { ", traffic held" } else { "" };
+        let from_id = format!("{}{held}", view.current_id());
         if from.fingerprint() == to.fingerprint() {
             let live = from.clone().snapshot(from_id);
             let mut nothing = change(live.clone(), live, &Ends { from: from.clone(), to: from });
@@ -254,11 +258,11 @@ impl InferenceService {
             Mode::Knative | Mode::Standard => None,
         };
         let steps = steps((from, from_id), (to, id), pins);
-        let many = steps.len() > 1;
         let mut changes = Vec::new();
         for (ends, [before, after], secured) in steps {
+            let passage = Passage { from_between: ends.from.passing, to_between: ends.to.passing, secured };
             let (before, after) = (ends.from.clone().snapshot(before), ends.to.clone().snapshot(after));
-            changes.push(Change { secured: secured.filter(|_| many), ..change(before, after, &ends) });
+            changes.push(Change { passage, ..change(before, after, &ends) });
         }
         if let Some(first) = changes.first_mut() {
             first.warnings = notes;
@@ -307,18 +311,17 @@ fn steps((from, from_id): (Content, String), (to, to_id): (Content, String), pin
         ..state.clone()
     };
     let (pinned, restored) = (holding(&from), holding(&to));
-    let [pinned_id, restored_id] = [format!("{from_id}, traffic held"), format!("{to_id}, traffic held")];
+    let plain = from_id.trim_end_matches(", traffic held");
+    let [pinned_id, restored_id] = [plain, &to_id].map(|id| format!("{id}, traffic held"));
     let mut way = Vec::new();
     let held_already = from.passing && from.percents == held;
     if !held_already {
         way.push((Ends { from, to: pinned.clone() }, [from_id, pinned_id.clone()], None));
     }
-    let secured = format!("traffic is safe on {names}, the spec is not restored");
+    let secured = format!("traffic is safe on {names}, the restored spec does not serve");
     let restore = Ends { from: pinned, to: restored.clone() };
     way.push((restore, [pinned_id, restored_id.clone()], Some(secured)));
-    let secured =
-        format!("traffic is safe on {names}, the spec is restored, and canaryTrafficPercent is still 0");
-    way.push((Ends { from: restored, to }, [restored_id, to_id], Some(secured)));
+    way.push((Ends { from: restored, to }, [restored_id, to_id], None));
     way
 }
 

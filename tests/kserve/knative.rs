@@ -99,7 +99,7 @@ async fn a_spec_that_is_not_restored_leaves_traffic_safe_and_the_run_stuck() {
     assert_eq!(outcomes, [StepOutcome::Verified, StepOutcome::Failed, StepOutcome::Skipped]);
     let error = report.steps[1].error.clone().unwrap();
     assert!(error.message.contains("traffic is safe on inflow-baseline-predictor-00001"), "{error:?}");
-    assert!(error.message.contains("the spec is not restored"), "{error:?}");
+    assert!(error.message.contains("the restored spec does not serve"), "{error:?}");
     let object = namespace.get(SERVICES, NAME).await;
     assert_eq!(traffic(&object), [(format!("{NAME}-predictor-00001"), 100)]);
     assert_eq!(object["spec"]["predictor"]["canaryTrafficPercent"], 0);

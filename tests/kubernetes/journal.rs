@@ -91,7 +91,7 @@ fn plan(names: &[String], filling: usize) -> Plan {
             warnings: Vec::new(),
             touches: Vec::new(),
             irreversible: None,
-            secured: None,
+            passage: rollback_core::Passage::default(),
             hint: None,
         },
     };

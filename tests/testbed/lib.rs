@@ -51,5 +51,5 @@ pub use mlflow::{Mlflow, MlflowVersion, ObjectStore};
 pub use namespace::Namespace;
 pub use proxy::{FaultProxy, Hold, Recorded};
 pub use testbed::Testbed;
-pub use tools::Output;
+pub use tools::{Output, kubectl, kustomize};
 pub use user::RestrictedUser;

@@ -41,8 +41,14 @@ pub(crate) fn servers() -> PathBuf {
     }
 }
 
+/// The kustomize that renders environments.
+pub fn kustomize() -> PathBuf {
+    let others = [("KUBEBUILDER_ASSETS", "/unused"), ("KUBECTL", "unused")];
+    variable("KUSTOMIZE").unwrap_or_else(|| test_tools("KUSTOMIZE", &others))
+}
+
 /// kubectl, at least 1.26: older ones lack flags that the differential tests use.
-pub(crate) fn kubectl() -> PathBuf {
+pub fn kubectl() -> PathBuf {
     let kubectl = match variable("KUBECTL") {
         Some(path) => path,
         None => test_tools("KUBECTL", &[("KUBEBUILDER_ASSETS", "/unused")]),

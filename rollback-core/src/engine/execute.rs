@@ -72,6 +72,9 @@ pub(super) async fn check_realms(plan: &Plan, components: &Components) -> Result
     try_join_all(checks).await.map(drop)
 }
 
+/// How long to ask where a component stands when not knowing is no harm.
+const LOOK_PATIENCE: Duration = Duration::from_secs(10);
+
 /// How long a step waits for the ledger: what is not noted is told instead.
 const LEDGER_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -283,7 +286,8 @@ impl<'a> Run<'a> {
                 if stopped || running.len() >= self.engine.concurrency {
                     break;
                 }
-                let may_start = begun.contains(&step.id) || (!halted && self.is_ready(step));
+                let may_start =
+                    begun.contains(&step.id) || ((!halted || self.is_under_way(step)) && self.is_ready(step));
                 if may_start && started.insert(&step.id) {
                     let span = tracing::info_span!("step", step = %step.id);
                     running.push(self.run_step(step).instrument(span));
@@ -303,7 +307,19 @@ impl<'a> Run<'a> {
     }
 
     fn unfinished(&self) -> bool {
-        !self.has_halted() && self.plan.steps().iter().any(|step| self.is_ready(step))
+        let halted = self.has_halted();
+        let steps = self.plan.steps().iter();
+        steps.into_iter().any(|step| (!halted || self.is_under_way(step)) && self.is_ready(step))
+    }
+
+    /// Whether a step goes on from a state on the way, at which its component is not to be left because another one
+    /// failed: like what is in flight, it is finished, unless it is about to be taken back anyway.
+    fn is_under_way(&self, step: &Step) -> bool {
+        self.plan.on_failure() == FailurePolicy::Halt
+            && step.change.passage.from_between
+            && self.plan.steps().iter().all(|other| {
+                other.change.component != step.change.component || !has_failed(self.outcome(&other.id))
+            })
     }
 
     /// Whether a step is begun and not ended, once no reversal has begun.
@@ -311,7 +327,10 @@ impl<'a> Run<'a> {
         let step = self.step(id);
         match step.outcome {
             StepOutcome::Pending => step.in_flight,
-            StepOutcome::Applied => !step.in_flight && self.options.settings.verify,
+            StepOutcome::Applied => {
+                let change = self.plan.step(id).map(|step| &step.change);
+                !step.in_flight && change.is_some_and(|change| self.is_verified(change))
+            }
             _ => false,
         }
     }
@@ -322,10 +341,11 @@ impl<'a> Run<'a> {
     }
 
     fn is_ready(&self, step: &Step) -> bool {
-        let ready = |id| {
+        let ready = |id: &StepId| {
             let done = self.outcome(id);
             matches!(done, StepOutcome::Verified | StepOutcome::NothingToDo)
-                || (done == StepOutcome::Applied && !self.options.settings.verify)
+                || (done == StepOutcome::Applied
+                    && self.plan.step(id).is_some_and(|step| !self.is_verified(&step.change)))
         };
         self.outcome(&step.id) == StepOutcome::Pending && step.after.iter().all(ready)
     }
@@ -351,7 +371,11 @@ impl<'a> Run<'a> {
             return self.record_step(id, event).await;
         }
         if self.is_passed(id, component, change).await? {
-            return self.record_step(id, StepEvent::NothingToDo).await;
+            // It counts as made by this run, like one that is found to be made already.
+            self.record_step(id, StepEvent::Started { attempt: 1 }).await?;
+            self.record_step(id, StepEvent::Applied).await?;
+            let message = "the component is further on its way already".to_owned();
+            return self.record_step(id, StepEvent::Verified { message, notes: Vec::new() }).await;
         }
         let first = self.step(id).attempts + 1;
         let applied =
@@ -362,14 +386,20 @@ impl<'a> Run<'a> {
         // Before it counts as applied: what is not recorded so is noted again after a crash.
         let origin = self.plan.origin(change);
         self.note_in_ledger(id, change, origin, |run| {
-            vec![Fact::Left { snapshot: origin.clone(), run }, Fact::InPlace { snapshot: change.to.clone() }]
+            let left = origin.map(|origin| Fact::Left { snapshot: origin.clone(), run });
+            left.into_iter().chain([Fact::InPlace { snapshot: change.to.clone() }]).collect()
         })
         .await;
         self.record_step(id, StepEvent::Applied).await?;
-        if !self.options.settings.verify {
+        if !self.is_verified(change) {
             return Ok(());
         }
         self.verify_step(id, component, change).await
+    }
+
+    /// Whether a change is watched until it has settled: what another goes on from always is.
+    fn is_verified(&self, change: &Change) -> bool {
+        self.options.settings.verify || change.passage.to_between
     }
 
     /// Whether the component stands further on its way already, where it has several changes.
@@ -379,10 +409,10 @@ impl<'a> Run<'a> {
         component: &Arc<dyn Rollbackable>,
         change: &Change,
     ) -> Result<bool> {
-        if self.step(id).attempts > 0 || !self.plan.is_on_the_way(&change.component, &change.to) {
+        if self.step(id).attempts > 0 || !change.passage.to_between {
             return Ok(false);
         }
-        let deadline = tokio::time::Instant::now() + self.options.settings.apply_timeout;
+        let deadline = tokio::time::Instant::now() + LOOK_PATIENCE;
         let later = self.plan.changes_of(&change.component).skip_while(|other| *other != change);
         for (place, other) in later.enumerate() {
             match step::locate(self, component, other, deadline).await {
@@ -401,13 +431,13 @@ impl<'a> Run<'a> {
         &self,
         id: &StepId,
         change: &Change,
-        origin: &Snapshot,
+        origin: Option<&Snapshot>,
         facts: impl FnOnce(RunId) -> Vec<Fact>,
     ) {
         // The same revision, freed of what blocks it, is neither left nor new; nor is a state on the way a revision.
         let moves = change.kind == ChangeKind::Rollback
-            && origin.id != change.to.id
-            && !self.plan.is_on_the_way(&change.component, &change.to);
+            && origin.is_none_or(|origin| origin.id != change.to.id)
+            && !change.passage.to_between;
         let Some(ledger) = self.engine.ledger.as_ref().filter(|_| moves) else { return };
         let note = |fact| Note { at: self.engine.clock.now(), by: self.options.actor.clone(), fact };
         let notes = facts(self.id()).into_iter().map(note).collect();
@@ -439,16 +469,27 @@ impl<'a> Run<'a> {
     async fn record_failure(&self, id: &StepId, failure: Failure) -> Result<()> {
         let event = match failure {
             Failure::Interrupted(error) => return Err(error),
-            Failure::Unchanged(error) => StepEvent::Refused { error: self.held(id, error).report() },
-            Failure::Changed(error) => StepEvent::Failed { error: self.held(id, error).report() },
+            Failure::Unchanged(error) => StepEvent::Refused { error: self.held(id, error).await.report() },
+            Failure::Changed(error) => StepEvent::Failed { error: self.held(id, error).await.report() },
         };
         self.record_step(id, event).await
     }
 
-    /// The error of a step, which leaves in place what an earlier one has made safe.
-    fn held(&self, id: &StepId, error: Error) -> Error {
+    /// The error of a step, which leaves in place what an earlier one has made safe, so long as that is still there.
+    async fn held(&self, id: &StepId, error: Error) -> Error {
         let Some(change) = self.plan.step(id).map(|step| &step.change) else { return error };
-        let Some(secured) = &change.secured else { return error };
+        let (Some(secured), Ok(component)) =
+            (&change.passage.secured, self.components.get(&change.component))
+        else {
+            return error;
+        };
+        let deadline = tokio::time::Instant::now() + LOOK_PATIENCE;
+        match step::locate(self, component, change, deadline).await {
+            Ok(Position::Elsewhere(_)) => return error,
+            Err(e) if e.kind() == ErrorKind::NotFound => return error,
+            // Where it cannot be seen, nobody should take it away.
+            Ok(_) | Err(_) => {}
+        }
         let (kind, hint) = (error.kind(), error.hint().map(str::to_owned));
         let held = Error::new(kind, secured.clone()).with_component(&change.component).with_source(error);
         match hint {
@@ -490,7 +531,7 @@ impl<'a> Run<'a> {
             }
             if done.is_ok() {
                 let facts = |_| vec![Fact::InPlace { snapshot: change.to.clone() }];
-                self.note_in_ledger(id, &change, &change.from, facts).await;
+                self.note_in_ledger(id, &change, Some(&change.from), facts).await;
             }
             if done.is_ok() && self.options.settings.verify {
                 done = step::verify(self, id, component, &change).await.map(Some);

@@ -191,7 +191,9 @@ impl Choice<'_> {
                 return self.prepare(&Target::Revision(revision.id.clone()), vec![note]).await;
             }
         }
-        let forgotten = self.record.revisions().filter_map(|(print, known)| {
+        let is_kept = |print: &Fingerprint| history.iter().any(|revision| revision.fingerprint == *print);
+        let forgotten = self.record.revisions().filter(|(print, _)| !is_kept(print));
+        let forgotten = forgotten.filter_map(|(print, known)| {
             Some((known.noted, known.snapshot.as_ref()?, good(print, &known.id)?))
         });
         if let Some((_, snapshot, note)) = forgotten.max_by_key(|(noted, ..)| *noted) {

@@ -27,7 +27,7 @@ fn change(component: &str) -> Change {
         warnings: Vec::new(),
         touches: Vec::new(),
         irreversible: None,
-        secured: None,
+        passage: rollback_core::Passage::default(),
         hint: None,
     }
 }

@@ -45,7 +45,7 @@ pub(crate) fn plan_with(names: &[&str], content: &Value) -> Plan {
             warnings: vec!["a warning".into()],
             touches: Vec::new(),
             irreversible: None,
-            secured: None,
+            passage: rollback_core::Passage::default(),
             hint: None,
         },
     };

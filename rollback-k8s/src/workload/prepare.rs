@@ -83,7 +83,7 @@ impl Workload {
             warnings,
             touches: Vec::new(),
             irreversible: None,
-            secured: None,
+            passage: rollback_core::Passage::default(),
             hint: (!same).then(|| patch::hint(&object)),
         })
     }

@@ -65,7 +65,7 @@ impl Workload {
             warnings: Vec::new(),
             touches: Vec::new(),
             irreversible: Some(irreversible.into()),
-            secured: None,
+            passage: rollback_core::Passage::default(),
             hint: Some(patch::hint(&object)),
         })
     }

@@ -255,7 +255,7 @@ impl ModelPointer {
             warnings: notes,
             touches: Vec::new(),
             irreversible: None,
-            secured: None,
+            passage: rollback_core::Passage::default(),
             hint: None,
         })
     }

@@ -205,7 +205,7 @@ impl MemoryComponent {
             warnings: Vec::new(),
             touches: Vec::new(),
             irreversible: None,
-            secured: None,
+            passage: rollback_core::Passage::default(),
             hint: None,
         }
     }

@@ -137,8 +137,9 @@ pub async fn any_compensation_failed_the_run_is_stuck_there<F: Fixture, J: Journ
     for place in 0..world.len() {
         let plan = world.plan(FailurePolicy::Compensate).await;
         let forth = changes_of(&plan, last).next().cloned();
-        // Of the one that fails, only its first change is there to be reversed.
-        let back = if place == last { forth.clone() } else { changes_of(&plan, place).next_back().cloned() };
+        // Only the first component is through; of the others, the first change at least is there to be reversed.
+        let mut changes = changes_of(&plan, place);
+        let back = if place == 0 { changes.next_back() } else { changes.next() }.cloned();
         let (Some(forth), Some(back)) = (forth, back.map(|change| change.reversed())) else {
             panic!("{place} is not moved")
         };

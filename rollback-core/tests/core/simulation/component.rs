@@ -334,7 +334,7 @@ impl Rollbackable for Simulated {
             warnings: Vec::new(),
             touches: Vec::new(),
             irreversible: None,
-            secured: None,
+            passage: rollback_core::Passage::default(),
             hint: Some(json!(seen)),
         }])
     }

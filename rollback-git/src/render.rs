@@ -1,0 +1,307 @@
+//! From a folder to the objects that it stands for.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rollback_core::{Error, ErrorKind, Fingerprint, Result};
+use serde::Deserialize as _;
+use serde_json::Value;
+use tokio::io::AsyncReadExt as _;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::error::{from_io, refused};
+use crate::tree::{Folder, KUSTOMIZATIONS};
+
+/// What a folder renders.
+#[derive(Clone, PartialEq)]
+pub struct Rendering {
+    /// The objects, raw, in the order in which they were rendered.
+    pub objects: Vec<Value>,
+    /// What the renderer warned of.
+    pub warnings: Vec<String>,
+    /// What rendered them, for people.
+    pub renderer: String,
+}
+
+impl Rendering {
+    /// The identity of the objects, in whatever order.
+    pub fn digest(&self) -> Fingerprint {
+        let mut prints: Vec<_> = self.objects.iter().map(Fingerprint::of).collect();
+        prints.sort_unstable();
+        Fingerprint::of(&serde_json::json!(prints))
+    }
+}
+
+impl fmt::Debug for Rendering {
+    // The objects may be Secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { objects, warnings, renderer } = self;
+        f.debug_struct("Rendering")
+            .field("objects", &objects.len())
+            .field("warnings", warnings)
+            .field("renderer", renderer)
+            .finish()
+    }
+}
+
+/// Renders a folder. The same folder renders the same objects.
+#[async_trait]
+pub trait Renderer: fmt::Debug + Send + Sync {
+    /// What the folder renders. Writes nowhere, runs no program that the folder names, and fetches nothing unless that
+    /// is allowed.
+    ///
+    /// # Errors
+    /// `Refused` for a folder that does not render, with what the renderer said; `InvalidConfig` where there is no
+    /// renderer; `Timeout`.
+    async fn render(&self, folder: &Folder) -> Result<Rendering>;
+}
+
+/// Renders by `kustomize build`, or `kubectl kustomize`, what has a kustomization, and reads the manifests of a folder
+/// that has none.
+///
+/// The program runs without plugins, Helm, or the user's settings, reads no file outside the root of its
+/// kustomization, and finds no `git` to fetch with.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Kustomize {
+    /// The program: `kustomize`, or `kubectl`, which has it built in. Default: whichever is on the `PATH`, `kustomize`
+    /// first.
+    pub program: Option<PathBuf>,
+    /// How long it may take. Default: 60 s.
+    pub timeout: Duration,
+    /// How many bytes it may print. Default: 64 MiB.
+    pub bytes: u64,
+    /// Whether bases may be fetched from elsewhere, which makes the rendering depend on more than the commit.
+    pub allow_network: bool,
+}
+
+impl Default for Kustomize {
+    fn default() -> Self {
+        Self { program: None, timeout: Duration::from_secs(60), bytes: 64 << 20, allow_network: false }
+    }
+}
+
+impl Kustomize {
+    /// By this program.
+    pub fn program(program: impl Into<PathBuf>) -> Self {
+        Self { program: Some(program.into()), ..Self::default() }
+    }
+
+    fn find(&self) -> Result<PathBuf> {
+        if let Some(program) = &self.program {
+            return Ok(program.clone());
+        }
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let folders: Vec<_> = std::env::split_paths(&path).collect();
+        let mut candidates =
+            ["kustomize", "kubectl"].iter().flat_map(|name| folders.iter().map(move |f| f.join(name)));
+        candidates.find(|program| program.is_file()).ok_or_else(|| {
+            Error::new(
+                ErrorKind::InvalidConfig,
+                "there is neither kustomize nor kubectl on the PATH to render with",
+            )
+            .with_hint("install one of them")
+        })
+    }
+
+    async fn build(&self, folder: &Folder) -> Result<Rendering> {
+        let program = self.find()?;
+        let name = program.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let verb = if name.starts_with("kubectl") { "kustomize" } else { "build" };
+        let renderer = format!("{} {verb}", program.display());
+        let nothing = folder.nothing()?;
+        let mut command = Command::new(&program);
+        command
+            .arg(verb)
+            .arg(folder.path())
+            .env_clear()
+            .env("HOME", &nothing)
+            .env("XDG_CONFIG_HOME", &nothing);
+        if self.allow_network {
+            command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        } else {
+            command.env("PATH", &nothing);
+        }
+        command.current_dir(&nothing).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.kill_on_drop(true);
+        let late = || {
+            let message = format!("rendering took longer than {} s", self.timeout.as_secs());
+            Error::new(ErrorKind::Timeout, message)
+        };
+        let (output, said, succeeded) =
+            timeout(self.timeout, self.run(command, &renderer)).await.map_err(|_| late())??;
+        let said = said.replace(&format!("{}/", folder.root().display()), "");
+        if !succeeded {
+            return Err(refused(format!("it does not render: {}", reason(&said))));
+        }
+        let warnings =
+            said.lines().filter_map(|line| line.trim().strip_prefix("# Warning: ")).map(str::to_owned);
+        Ok(Rendering { objects: parse(&output, "the rendering")?, warnings: warnings.collect(), renderer })
+    }
+
+    /// What a program prints to stdout and stderr, and whether it succeeded.
+    async fn run(&self, mut command: Command, name: &str) -> Result<(String, String, bool)> {
+        let failed = |e: std::io::Error| {
+            let kind = if e.kind() == std::io::ErrorKind::NotFound {
+                ErrorKind::InvalidConfig
+            } else {
+                ErrorKind::Unavailable
+            };
+            Error::new(kind, format!("{name} cannot be run")).with_source(e)
+        };
+        let mut child = command.spawn().map_err(failed)?;
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let read = async |stream: Option<&mut (dyn tokio::io::AsyncRead + Unpin + Send)>| {
+            let mut bytes = Vec::new();
+            if let Some(stream) = stream {
+                stream.take(self.bytes + 1).read_to_end(&mut bytes).await?;
+            }
+            Ok::<_, std::io::Error>(bytes)
+        };
+        let (mut stdout, mut stderr) = (stdout, stderr);
+        let output = read(stdout.as_mut().map(|s| s as _));
+        let said = read(stderr.as_mut().map(|s| s as _));
+        let (output, said) = tokio::try_join!(output, said).map_err(failed)?;
+        if output.len() as u64 > self.bytes {
+            return Err(refused(format!("it renders more than {} bytes", self.bytes)));
+        }
+        let status = child.wait().await.map_err(failed)?;
+        let output =
+            String::from_utf8(output).map_err(|e| refused("it renders what is not UTF-8").with_source(e))?;
+        Ok((output, String::from_utf8_lossy(&said).into_owned(), status.success()))
+    }
+}
+
+#[async_trait]
+impl Renderer for Kustomize {
+    async fn render(&self, folder: &Folder) -> Result<Rendering> {
+        if !self.allow_network && !folder.remotes().is_empty() {
+            let remotes = folder.remotes().join(", ");
+            return Err(refused(format!("a kustomization fetches from elsewhere: {remotes}")).with_hint(
+                "hold what it needs in the repository: what is fetched is not pinned by a commit",
+            ));
+        }
+        let is_there = |name: &str| folder.path().join(name).exists();
+        if KUSTOMIZATIONS.iter().any(|name| is_there(name)) {
+            return self.build(folder).await;
+        }
+        let path = folder.path().to_owned();
+        let read = tokio::task::spawn_blocking(move || manifests(&path)).await;
+        let objects = read.unwrap_or_else(|e| {
+            Err(Error::new(ErrorKind::Unexpected, "reading the manifests ended early").with_source(e))
+        })?;
+        Ok(Rendering { objects, warnings: Vec::new(), renderer: "the manifests of the folder".into() })
+    }
+}
+
+/// The line that tells why, without what klog puts before it.
+fn reason(said: &str) -> String {
+    let line = said.lines().rev().find(|line| line.contains("rror")).or_else(|| said.lines().last());
+    let line = line.unwrap_or("it did not say why").trim();
+    let line = line.split_once("err=\"").map_or(line, |(_, rest)| rest.trim_end_matches('"'));
+    line.trim_start_matches("Error: ").trim_start_matches("error: ").to_owned()
+}
+
+/// The objects of the manifests in a folder, as `kubectl apply -f` takes them: not those in folders below.
+fn manifests(folder: &Path) -> Result<Vec<Value>> {
+    let failed = |e| from_io(e, "cannot read the files of the revision");
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let is_manifest = path.extension().is_some_and(|end| end == "yaml" || end == "yml" || end == "json");
+        if is_manifest && path.is_file() {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            files.insert(name, fs::read_to_string(&path).map_err(failed)?);
+        }
+    }
+    if files.is_empty() {
+        return Err(refused("it holds neither a kustomization nor manifests"));
+    }
+    let mut objects = Vec::new();
+    for (name, text) in files {
+        objects.extend(parse(&text, &name)?);
+    }
+    Ok(objects)
+}
+
+/// The objects of a text of YAML documents; `place` names it in errors.
+fn parse(text: &str, place: &str) -> Result<Vec<Value>> {
+    let mut objects = Vec::new();
+    for (index, document) in serde_yaml_ng::Deserializer::from_str(text).enumerate() {
+        let place = format!("document {} of {place}", index + 1);
+        // By way of YAML's own values, which know when a key is given twice.
+        let document = serde_yaml_ng::Value::deserialize(document)
+            .map_err(|e| refused(format!("{place} is not valid: {e}")))?;
+        if document.is_null() {
+            continue;
+        }
+        let object: Value =
+            serde_json::to_value(document).map_err(|e| refused(format!("{place} is not valid: {e}")))?;
+        let items = object.get("items").and_then(Value::as_array).cloned();
+        match (object.get("kind").and_then(Value::as_str), items) {
+            (Some(kind), Some(items)) if kind.ends_with("List") => objects.extend(items),
+            _ => objects.push(object),
+        }
+    }
+    for object in &objects {
+        let is_named = ["/apiVersion", "/kind", "/metadata/name"].iter().all(|pointer| {
+            object.pointer(pointer).and_then(Value::as_str).is_some_and(|text| !text.is_empty())
+        });
+        if !is_named {
+            let kind = object.get("kind").and_then(Value::as_str).unwrap_or("no kind");
+            return Err(refused(format!(
+                "{place} holds an object ({kind}) without apiVersion, kind or name"
+            )));
+        }
+    }
+    Ok(objects)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_are_read_with_lists_opened_and_empty_documents_left_out() {
+        let text = "---\napiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: ConfigMap, metadata: {name: a}}\n---\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: b}\n";
+        let names: Vec<_> = parse(text, "x").unwrap().iter().map(|o| o["metadata"]["name"].clone()).collect();
+        assert_eq!(names, ["a", "b"]);
+    }
+
+    #[test]
+    fn what_is_no_object_is_named() {
+        for (text, part) in [
+            ("kind: ConfigMap", "without apiVersion"),
+            ("a: 1\na: 2", "document 1 of x is not valid"),
+            ("a: [", "document 1 of x is not valid"),
+            ("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: 3}", "without apiVersion"),
+        ] {
+            let error = parse(text, "x").unwrap_err();
+            assert!(error.to_string().contains(part), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_reason_is_told_without_times_and_process_ids() {
+        let klog = "E1123 14:33:12.788829 25940 run.go:72] \"command failed\" err=\"no such file\"";
+        assert_eq!(reason(klog), "no such file");
+        assert_eq!(reason("Error: accumulating resources: x"), "accumulating resources: x");
+    }
+
+    #[test]
+    fn the_digest_is_of_the_objects_in_whatever_order() {
+        let rendering = |objects: &[i64]| Rendering {
+            objects: objects.iter().map(|n| serde_json::json!({"n": n})).collect(),
+            warnings: Vec::new(),
+            renderer: String::new(),
+        };
+        assert_eq!(rendering(&[1, 2]).digest(), rendering(&[2, 1]).digest());
+        assert_ne!(rendering(&[1, 2]).digest(), rendering(&[1, 1]).digest());
+    }
+}

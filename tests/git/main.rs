@@ -1,0 +1,15 @@
+//! Tests on real git repositories, with the real kustomize.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests fail loudly"
+)]
+#![allow(clippy::disallowed_methods, reason = "real programs live in real time")]
+
+mod hostile;
+mod render;
+mod repository;
+mod world;
