@@ -213,7 +213,7 @@ impl Kept {
                 let realm = part.component().realm().await?;
                 let same = |step: &Step| step.change.component == *part.id() && step.change.realm == realm;
                 if state.plan.steps().iter().any(same) {
-                    return Err(in_the_way(run, &Way::kept(app, self)).with_component(part.id()).into());
+                    return Err(in_the_way(run, &Way::kept(app, self, "")).with_component(part.id()).into());
                 }
             }
         }

@@ -143,12 +143,13 @@ pub(crate) fn parse_revisions(values: &[String]) -> Result<Vec<Wanted>> {
 /// What a revision means that was typed for this component.
 fn target(written: &str, revision: &str, id: &ComponentId) -> Result<Target> {
     let is_model = id.kind() == "model";
+    let is_service = id.kind() == "inferenceservice";
     let version = revision.strip_prefix('v').filter(|_| is_model).unwrap_or(revision);
     match version.parse::<i64>() {
         Ok(0) => Ok(Target::Previous),
         Ok(number) if number > 0 => Ok(Target::Revision(number.to_string())),
-        _ if id.kind() == "inferenceservice" && is_numbers(revision) => {
-            Ok(Target::Revision(revision.to_owned()))
+        _ if is_service && numbers(revision).is_some() => {
+            Ok(Target::Revision(numbers(revision).unwrap_or_default()))
         }
         _ if is_model && (revision == "none" || is_several(revision)) => {
             Ok(Target::Revision(revision.to_owned()))
@@ -156,7 +157,11 @@ fn target(written: &str, revision: &str, id: &ComponentId) -> Result<Target> {
         // As history names one whose number another has by now.
         _ if is_fingerprint(revision) => Ok(Target::Revision(revision.to_owned())),
         _ => {
-            let none = if is_model { "; `none` empties a stage" } else { "" };
+            let none = match id.kind() {
+                "model" => "; `none` empties a stage",
+                "inferenceservice" => "; with a transformer it is one of each, such as 5.2",
+                _ => "",
+            };
             Err(invalid(format!(
                 "--to-revision {written}: a revision is a number from 1, and 0 the previous one{none}"
             )))
@@ -170,8 +175,13 @@ fn is_several(text: &str) -> bool {
 }
 
 /// Whether it names a revision of each component of an InferenceService, such as `5.2`.
-fn is_numbers(text: &str) -> bool {
-    text.split('.').all(|number| number.parse::<u32>().is_ok())
+fn numbers(text: &str) -> Option<String> {
+    let number = |part: &str| {
+        let is_plain = part.chars().all(|c| c.is_ascii_digit());
+        part.parse::<u32>().ok().filter(|number| is_plain && *number > 0).map(|number| number.to_string())
+    };
+    let all: Option<Vec<String>> = text.split('.').map(number).collect();
+    all.map(|all| all.join("."))
 }
 
 fn is_fingerprint(text: &str) -> bool {

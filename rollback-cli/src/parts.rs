@@ -40,6 +40,8 @@ pub(crate) enum Pointer {
 #[derive(Clone, Default)]
 pub(crate) struct Settings {
     pub(crate) workload: WorkloadOptions,
+    /// Whether states are only taken down: one that is known in part is then none.
+    pub(crate) reads_only: bool,
     /// Whether of an InferenceService nothing but the place of its model is written.
     pub(crate) uri_only: bool,
     /// What is known of states that a cluster remembers only in part.
@@ -57,7 +59,7 @@ impl Settings {
     pub(crate) fn service(&self) -> ServiceOptions {
         let mut options = ServiceOptions::default();
         options.gitops = self.workload.gitops;
-        options.force = self.workload.force;
+        options.force = self.workload.force && !self.reads_only;
         options.uri_only = self.uri_only;
         options.contested_soak = self.workload.contested_soak;
         options
@@ -65,6 +67,14 @@ impl Settings {
 }
 
 impl Part {
+    /// The same with what is known of it.
+    pub(crate) fn knowing(self, ledger: &Arc<dyn Ledger>) -> Self {
+        match self {
+            Self::Service(service) => Self::Service(service.with_ledger(ledger.clone())),
+            part => part,
+        }
+    }
+
     pub(crate) fn id(&self) -> &ComponentId {
         match self {
             Self::Workload(workload) => workload.id(),

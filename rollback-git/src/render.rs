@@ -156,21 +156,23 @@ impl Kustomize {
             Error::new(kind, format!("{name} cannot be run")).with_source(e)
         };
         let mut child = command.spawn().map_err(failed)?;
-        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        let read = async |stream: Option<&mut (dyn tokio::io::AsyncRead + Unpin + Send)>| {
-            let mut bytes = Vec::new();
-            if let Some(stream) = stream {
-                stream.take(self.bytes + 1).read_to_end(&mut bytes).await?;
-            }
-            Ok::<_, std::io::Error>(bytes)
+        let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
+            return Err(Error::new(ErrorKind::Unexpected, format!("{name} has no output")));
         };
-        let (mut stdout, mut stderr) = (stdout, stderr);
-        let output = read(stdout.as_mut().map(|s| s as _));
-        let said = read(stderr.as_mut().map(|s| s as _));
-        let (output, said) = tokio::try_join!(output, said).map_err(failed)?;
-        if output.len() as u64 > self.bytes {
-            return Err(refused(format!("it renders more than {} bytes", self.bytes)));
-        }
+        let output = async {
+            let mut bytes = Vec::new();
+            stdout.take(self.bytes + 1).read_to_end(&mut bytes).await.map_err(failed)?;
+            if bytes.len() as u64 > self.bytes {
+                return Err(refused(format!("it renders more than {} bytes", self.bytes)));
+            }
+            Ok(bytes)
+        };
+        let said = async {
+            let mut bytes = Vec::new();
+            stderr.take(self.bytes).read_to_end(&mut bytes).await.map_err(failed)?;
+            Ok(bytes)
+        };
+        let (output, said) = tokio::try_join!(output, said)?;
         let status = child.wait().await.map_err(failed)?;
         let output =
             String::from_utf8(output).map_err(|e| refused("it renders what is not UTF-8").with_source(e))?;
@@ -200,13 +202,25 @@ impl Renderer for Kustomize {
     }
 }
 
-/// The line that tells why, without what klog puts before it.
+/// Why, in one line, without what klog puts before it.
 fn reason(said: &str) -> String {
-    let line = said.lines().rev().find(|line| line.contains("rror")).or_else(|| said.lines().last());
-    let line = line.unwrap_or("it did not say why").trim();
-    let line = line.split_once("err=\"").map_or(line, |(_, rest)| rest.trim_end_matches('"'));
-    line.trim_start_matches("Error: ").trim_start_matches("error: ").to_owned()
+    let lines = said.lines().filter(|line| !line.trim_start().starts_with("# Warning"));
+    let text = lines.map(str::trim).collect::<Vec<_>>().join(" ");
+    let text = text.split_once("err=\"").map_or(text.as_str(), |(_, rest)| rest.trim_end_matches('"'));
+    let text = text.trim_start_matches("Error: ").trim_start_matches("error: ");
+    match text.char_indices().nth(MOST_SAID) {
+        // The end tells more than the beginning.
+        Some(_) => {
+            let from = text.chars().count() - MOST_SAID;
+            format!("…{}", text.chars().skip(from).collect::<String>())
+        }
+        None if text.is_empty() => "it did not say why".to_owned(),
+        None => text.to_owned(),
+    }
 }
+
+/// How much of what a renderer says is told, in characters.
+const MOST_SAID: usize = 1000;
 
 /// The objects of the manifests in a folder, as `kubectl apply -f` takes them: not those in folders below.
 fn manifests(folder: &Path) -> Result<Vec<Value>> {

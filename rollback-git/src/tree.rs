@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Component, Path, PathBuf};
 
 use git2::{FileMode, ObjectType};
@@ -327,8 +327,8 @@ const LOCK: &str = "lock";
 /// A private folder, locked for as long as this process has it.
 fn make() -> Result<(TempDir, fs::File)> {
     let failed = |e| from_io(e, "cannot make a temporary folder");
-    // Mode 0700, which is what tempfile makes.
-    let holder = tempfile::Builder::new().prefix(PREFIX).tempdir().map_err(failed)?;
+    let private = fs::Permissions::from_mode(0o700);
+    let holder = tempfile::Builder::new().prefix(PREFIX).permissions(private).tempdir().map_err(failed)?;
     let lock = fs::File::create_new(holder.path().join(LOCK)).map_err(failed)?;
     lock.try_lock().map_err(|e| from_io(e.into(), "cannot lock a temporary folder"))?;
     Ok((holder, lock))

@@ -21,7 +21,7 @@ use crate::error;
 use crate::watch::{Changes, Watches};
 
 /// The name under which this library writes fields and Events.
-pub(crate) const MANAGER: &str = "rollback";
+pub const MANAGER: &str = "rollback";
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// How old a look-up may be and still be shared by the components of one plan.
@@ -161,7 +161,8 @@ impl Cluster {
         &self.0.server
     }
 
-    pub(crate) fn clock(&self) -> &dyn Clock {
+    /// The clock of this machine.
+    pub fn clock(&self) -> &dyn Clock {
         &*self.0.clock
     }
 

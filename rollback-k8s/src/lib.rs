@@ -17,6 +17,7 @@ mod workload;
 
 /// What other backends that live in a cluster are built from. Objects are raw JSON.
 pub mod backend {
+    pub use crate::cluster::MANAGER;
     pub use crate::guard::{conflict, refuse_another, refuse_dying};
     pub use crate::watch::Changes;
     pub use crate::workload::{RecordedTemplate, check_names};

@@ -1,6 +1,6 @@
 //! The component.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,21 +8,24 @@ use async_trait::async_trait;
 use futures::future::join_all;
 use kube::api::ApiResource;
 use rollback_core::{
-    Change, ComponentId, Error, ErrorKind, Ledger, Mark, Position, Realm, Record as Known, Result, Revision,
-    Rollbackable, StepContext, Target, Verification,
+    Change, ComponentId, Error, Fingerprint, Ledger, Mark, Position, Realm, Record as Known, Result,
+    Revision, Rollbackable, StepContext, Target, Timestamp, Verification,
 };
-use rollback_k8s::backend::{conflict, refuse_another, refuse_dying};
+use rollback_k8s::backend::{MANAGER, conflict, refuse_another, refuse_dying};
 use rollback_k8s::{Cluster, GitOps, json};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::content::{Content, Ends};
 use crate::history::{self, Record, State};
 use crate::mode::Mode;
-use crate::spec::models;
+use crate::spec::{COMPONENTS, PERCENT, SCALING, downloaded, models, same_models};
 use crate::template;
 
 /// The id of the revision in place, while its controller has recorded none of it.
 pub(crate) const UNRECORDED: &str = "unrecorded";
+
+/// How long KServe may take to make a revision of a spec.
+const TAKES_UP: Duration = Duration::from_secs(15);
 
 /// Of how many versions of what it follows the history says which is which.
 const LABELLED: usize = 20;
@@ -208,10 +211,11 @@ impl InferenceService {
         let view = view?;
         let summary = |content: &Content, more: &str| {
             let models = content.specs.get("predictor").map(models).unwrap_or_default();
-            let version = models.iter().find_map(|uri| labels.get(uri));
+            let version = models.iter().find_map(|uri| labels.get(&crate::spec::plain(uri)));
             let version = version.map(|version| format!(" (version {version})")).unwrap_or_default();
             format!("{}{version}{more}", content.summary())
         };
+        let left = view.left();
         let mut revisions = Vec::new();
         if view.current().is_none() || view.live.canary.is_some() {
             revisions.push(Revision {
@@ -227,9 +231,14 @@ impl InferenceService {
         }
         for state in &view.states {
             let Restored { content, beyond } = view.restore(state);
-            let fingerprint = content.fingerprint();
+            // What cannot be restored from here is told apart by what it ran.
+            let fingerprint = if beyond.is_empty() {
+                content.fingerprint()
+            } else {
+                Fingerprint::of(&json!({"runs": content.runs}))
+            };
             let current = state.current && revisions.is_empty();
-            let is_left = view.is_left(state) && fingerprint != view.live.fingerprint();
+            let is_left = left.contains(&state.id) && fingerprint != view.live.fingerprint();
             let more = match (beyond.is_empty(), state.is_broken()) {
                 (true, false) => String::new(),
                 (true, true) => " (never ready)".to_owned(),
@@ -274,7 +283,8 @@ impl InferenceService {
 
 /// The first few paths of a list, for people.
 pub(crate) fn short(paths: &[String]) -> String {
-    let last = |path: &String| path.rsplit('/').next().unwrap_or_default().to_owned();
+    // The last part of a key with a slash is its name, too.
+    let last = |path: &String| path.replace("~1", "/").rsplit('/').next().unwrap_or_default().to_owned();
     let mut names: Vec<_> = paths.iter().map(last).collect();
     names.dedup();
     let more = names.len().saturating_sub(3);
@@ -283,7 +293,16 @@ pub(crate) fn short(paths: &[String]) -> String {
     if more == 0 { names } else { format!("{names} and {more} more") }
 }
 
-fn runs_of(state: &State) -> BTreeMap<String, rollback_core::Fingerprint> {
+/// Whether the fields that somebody owns of a spec are only of those that belong to no revision.
+fn is_scaling(spec: &Value) -> bool {
+    let components = spec.as_object().into_iter().flatten();
+    components.filter(|(key, _)| *key != ".").all(|(_, component)| {
+        let fields = component.as_object().into_iter().flatten().map(|(key, _)| key.trim_start_matches("f:"));
+        fields.filter(|key| *key != ".").all(|key| key == PERCENT || SCALING.contains(&key))
+    })
+}
+
+fn runs_of(state: &State) -> BTreeMap<String, Fingerprint> {
     let run =
         |(name, record): (&&'static str, &Record)| ((*name).to_owned(), template::identity(&record.template));
     state.records.iter().map(run).collect()
@@ -293,34 +312,84 @@ impl View {
     /// The state in place, where the cluster has recorded it.
     pub(crate) fn current(&self) -> Option<&State> {
         let state = self.states.first().filter(|state| state.current)?;
+        // KServe says so where it cannot make anything of the spec; what runs is then of another one.
+        let is_refused = json::text(&self.object, "/status/modelStatus/transitionStatus")
+            == Some("InvalidSpec")
+            || json::items(&self.object, "/status/conditions")
+                .iter()
+                .any(|c| c["reason"] == "ReconcileFailed");
         let is_recorded = |(name, spec): (&String, &Value)| match state.records.get(name.as_str()) {
             Some(record) => {
-                let runs = template::observed(&record.template).models;
-                let wanted = models(spec);
-                wanted.is_empty() || runs == wanted
+                let wanted = downloaded(spec);
+                wanted.is_empty() || same_models(&template::observed(&record.template).models, &wanted)
             }
             None => false,
         };
         // Between an edit and what its controller makes of it, the newest record is of what was there before.
-        self.live.specs.iter().all(is_recorded).then_some(state)
+        (!is_refused && self.live.specs.iter().all(is_recorded)).then_some(state)
     }
 
-    /// Whether a state was left by going back to what is in place now: that was in place before it already. KServe
-    /// copies annotations to the pods, so this is not recorded on the object, but told by its history.
-    pub(crate) fn is_left(&self, state: &State) -> bool {
-        let Some(current) = self.current() else { return false };
-        let first = |state: &State| {
-            let runs = runs_of(state);
-            self.states.iter().rposition(|other| runs_of(other) == runs)
-        };
-        let came_after = first(state) < first(current);
+    /// Who wrote the spec so shortly ago that KServe may not have taken it up: after the newest revision was made. An edit
+    /// that makes no revision looks the same, so this is not believed for long.
+    pub(crate) fn just_wrote(&self, now: Timestamp) -> Option<&str> {
+        let made = self.current().and_then(State::created);
+        let writes = json::items(&self.object, "/metadata/managedFields").iter();
+        let writes = writes.filter_map(|fields| {
+            let spec = fields.pointer("/fieldsV1/f:spec")?;
+            let manager = fields["manager"].as_str().filter(|manager| *manager != MANAGER)?;
+            (!is_scaling(spec)).then_some((json::time(fields, "/time")?, manager))
+        });
+        let (written, manager) = writes.max()?;
+        (Some(written) > made && now.since(written) < TAKES_UP).then_some(manager)
+    }
+
+    /// Whether the newest revision of every component can serve, so that it is the one that Knative takes for the
+    /// latest.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.current().is_some_and(|state| {
+            state.records.iter().all(|(name, record)| {
+                let ready =
+                    json::text(&self.object, &format!("/status/components/{name}/latestReadyRevision"));
+                record.ready == Some(true) && ready == Some(&record.name)
+            })
+        })
+    }
+
+    /// Whether a state restores exactly the spec that is live.
+    pub(crate) fn is_same(&self, state: &State) -> bool {
+        let Restored { content, beyond } = self.restore(state);
+        beyond.is_empty() && content.specs == self.live.specs
+    }
+
+    /// Whether a state ran exactly what runs now.
+    pub(crate) fn runs_as_current(&self, state: &State) -> bool {
+        self.current().is_some_and(|current| runs_of(current) == runs_of(state))
+    }
+
+    /// Whether the whole spec of a state is recorded.
+    pub(crate) fn is_recorded(&self, state: &State) -> bool {
+        self.recorded(&runs_of(state)).is_some()
+    }
+
+    /// The ids of the states that were left by going back to what is in place now: that was in place before them
+    /// already. KServe copies annotations to the pods, so this is not recorded on the object, but told by its history.
+    pub(crate) fn left(&self) -> BTreeSet<String> {
+        let Some(current) = self.current() else { return BTreeSet::new() };
+        let runs: Vec<_> = self.states.iter().map(runs_of).collect();
+        // Newest first, so the last place is the first time.
+        let first = |wanted: &BTreeMap<String, Fingerprint>| runs.iter().rposition(|other| other == wanted);
+        let same = self.states.iter().rposition(|state| self.is_same(state));
+        let own = first(&runs_of(current)).max(same);
         // A ReplicaSet that was taken up again is not in its old place any more, but knows its old numbers.
         let lowest = |record: &Record| record.former.iter().copied().chain([record.number]).min();
-        let counted_after = current.records.iter().any(|(name, record)| {
-            let other = state.records.get(name).and_then(lowest);
-            !record.former.is_empty() && other > lowest(record)
-        });
-        state.id != current.id && (came_after || counted_after)
+        let is_left = |(state, runs): &(&State, &BTreeMap<String, Fingerprint>)| {
+            let counted_after = current.records.iter().any(|(name, record)| {
+                let other = state.records.get(name).and_then(lowest);
+                !record.former.is_empty() && other > lowest(record)
+            });
+            state.id != current.id && (first(runs) < own || counted_after)
+        };
+        self.states.iter().zip(&runs).filter(is_left).map(|(state, _)| state.id.clone()).collect()
     }
 
     pub(crate) fn current_id(&self) -> String {
@@ -341,26 +410,35 @@ impl View {
         if let Some(content) = self.recorded(&runs) {
             return Restored { content: Content { runs, ..content }, beyond: Vec::new() };
         }
-        let (mut specs, mut beyond) = (BTreeMap::new(), Vec::new());
-        for (name, spec) in &self.live.specs {
-            let now = self.states.first().and_then(|newest| newest.records.get(name.as_str()));
-            let then = state.records.get(name.as_str());
-            let spec = match (now, then) {
-                (Some(now), Some(then)) => {
-                    let (spec, more) = template::carried(spec, &now.template, &then.template);
+        let (mut specs, mut beyond) = (self.live.specs.clone(), Vec::new());
+        let newest = self.current();
+        for name in COMPONENTS {
+            let now = newest.and_then(|newest| newest.records.get(name));
+            match (specs.get(name), now, state.records.get(name)) {
+                (Some(spec), Some(now), Some(then)) => {
+                    let (spec, more) = template::carried(&self.object, spec, &now.template, &then.template);
+                    specs.insert(name.to_owned(), spec);
                     beyond.extend(more);
-                    spec
                 }
+                // Nothing tells what else of the live spec is not of then: it has no record.
+                (Some(spec), None, Some(then)) if newest.is_none() => {
+                    let observed = template::observed(&then.template);
+                    match crate::spec::with_model(spec, &observed).filter(|moved| moved != spec) {
+                        Some(spec) => drop(specs.insert(name.to_owned(), spec)),
+                        None => beyond.push(format!("/spec/{name}")),
+                    }
+                }
+                // It came or went since.
+                (Some(_), Some(_), None) | (None, _, Some(_)) => beyond.push(format!("/spec/{name}")),
                 // What a cluster remembers nothing of stays.
-                _ => spec.clone(),
-            };
-            specs.insert(name.clone(), spec);
+                _ => {}
+            }
         }
         Restored { content: Content { specs, runs, ..Content::default() }, beyond }
     }
 
     /// The state that ran exactly this, as the ledger has it.
-    fn recorded(&self, runs: &BTreeMap<String, rollback_core::Fingerprint>) -> Option<Content> {
+    fn recorded(&self, runs: &BTreeMap<String, Fingerprint>) -> Option<Content> {
         if runs == &self.live.runs && self.live.canary.is_none() {
             return Some(Content { specs: self.live.specs.clone(), ..Content::default() });
         }
@@ -408,16 +486,5 @@ impl Rollbackable for InferenceService {
 
     async fn status(&self) -> Result<Verification> {
         self.look().await.map_err(|e| self.own(e))
-    }
-}
-
-/// That this kind of object is not there at all is worth saying.
-pub(crate) fn nothing_earlier(notes: &[String]) -> Error {
-    let error = Error::new(ErrorKind::NotFound, "no earlier revision to return to");
-    let hint = "see the history; the cluster keeps a limited number of revisions, and a ledger (rollback record) more";
-    if notes.is_empty() {
-        error.with_hint(hint)
-    } else {
-        error.with_hint(format!("{}; {hint}", notes.join("; ")))
     }
 }

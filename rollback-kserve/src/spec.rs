@@ -12,7 +12,7 @@ pub(crate) const COMPONENTS: [&str; 3] = ["predictor", "transformer", "explainer
 pub(crate) const PERCENT: &str = "canaryTrafficPercent";
 
 /// What belongs to no revision: how many pods there are is decided by load and by people, at any time.
-const SCALING: [&str; 6] =
+pub(crate) const SCALING: [&str; 6] =
     ["minReplicas", "maxReplicas", "scaleTarget", "scaleMetric", "scaleMetricType", "autoScaling"];
 
 /// The specs of its components, without what belongs to no revision.
@@ -97,27 +97,47 @@ fn place(spec: &Value) -> Option<Place> {
 /// How a model in a storage is written here, since its bucket is in a Secret.
 pub(crate) const STORAGE: &str = "storage:";
 
-/// The models that a component's spec names.
+/// The models that a component's spec names, as it writes them.
 pub(crate) fn models(spec: &Value) -> Vec<String> {
-    let text = |pointer: &str| json::text(spec, pointer).map(plain).into_iter().collect();
+    let text = |pointer: &str| json::text(spec, pointer).map(str::to_owned).into_iter().collect();
     match place(spec) {
         None => Vec::new(),
         Some(Place::Uri(pointer)) => text(&pointer),
         Some(Place::Storage(member)) => {
             let path =
                 json::text(spec, &format!("/{}/storage/path", json::token(&member))).unwrap_or_default();
-            vec![format!("{STORAGE}{}", plain(path))]
+            vec![format!("{STORAGE}{path}")]
         }
         Some(Place::Uris) => {
             let all = json::items(spec, "/storageUris").iter();
-            all.filter_map(|item| json::text(item, "/uri").map(plain)).collect()
+            all.filter_map(|item| json::text(item, "/uri").map(str::to_owned)).collect()
         }
     }
 }
 
-/// A folder is the same with and without a slash at its end.
+/// Whether models are the same: a folder is with and without a slash at its end.
+pub(crate) fn same_models(a: &[String], b: &[String]) -> bool {
+    let plain = |all: &[String]| all.iter().map(|uri| plain(uri)).collect::<Vec<_>>();
+    plain(a) == plain(b)
+}
+
+/// A URI as it is compared.
 pub(crate) fn plain(uri: &str) -> String {
     uri.trim_end_matches('/').to_owned()
+}
+
+/// The models that a pod downloads; what is mounted leaves no trace in a list of several.
+pub(crate) fn downloaded(spec: &Value) -> Vec<String> {
+    let mut all = models(spec);
+    if place(spec) == Some(Place::Uris) {
+        all.retain(|uri| !uri.starts_with("pvc://") && !uri.starts_with("oci://"));
+    }
+    all
+}
+
+/// Whether the component has several models, which are told by the arguments of its init containers.
+pub(crate) fn has_several(spec: &Value) -> bool {
+    place(spec) == Some(Place::Uris)
 }
 
 /// The model as a template tells of it.
@@ -127,6 +147,8 @@ pub(crate) struct Observed {
     pub(crate) models: Vec<String>,
     /// Which entry of the Secret describes the storage, where the template says so.
     pub(crate) key: Option<String>,
+    /// What overrides that entry.
+    pub(crate) parameters: Option<Value>,
     /// Where each is mounted, where the template says so.
     pub(crate) mounts: Vec<String>,
 }
@@ -135,7 +157,8 @@ pub(crate) struct Observed {
 /// such place, or what was observed does not fit into it.
 pub(crate) fn with_model(spec: &Value, observed: &Observed) -> Option<Value> {
     let place = place(spec)?;
-    if models(spec) == observed.models {
+    let is_storage = matches!(place, Place::Storage(_));
+    if same_models(&models(spec), &observed.models) && !is_storage {
         return Some(spec.clone());
     }
     let mut spec = spec.clone();
@@ -159,7 +182,7 @@ pub(crate) fn with_model(spec: &Value, observed: &Observed) -> Option<Value> {
                 (Some(path), Some(member)) => {
                     let member = spec.pointer_mut(member)?.as_object_mut()?;
                     member.remove("storageUri");
-                    member.insert("storage".to_owned(), storage(Map::new(), path, observed.key.as_deref()));
+                    member.insert("storage".to_owned(), storage(Map::new(), path, observed));
                 }
                 (Some(_), None) => return None,
             }
@@ -170,7 +193,7 @@ pub(crate) fn with_model(spec: &Value, observed: &Observed) -> Option<Value> {
             match one.strip_prefix(STORAGE) {
                 Some(path) => {
                     let held = held.as_ref().and_then(Value::as_object).cloned().unwrap_or_default();
-                    member.insert("storage".to_owned(), storage(held, path, observed.key.as_deref()));
+                    member.insert("storage".to_owned(), storage(held, path, observed));
                 }
                 None => {
                     member.insert("storageUri".to_owned(), json!(one));
@@ -194,15 +217,26 @@ pub(crate) fn with_model_of(spec: &Value, other: &Value) -> Option<Value> {
     let observed = Observed {
         models: models(other),
         key: member("key").map(str::to_owned),
+        parameters: match place(other) {
+            Some(Place::Storage(member)) => {
+                other.pointer(&format!("/{}/storage/parameters", json::token(&member))).cloned()
+            }
+            _ => None,
+        },
         mounts: mounts.map(str::to_owned).collect(),
     };
     with_model(spec, &observed)
 }
 
-fn storage(mut held: Map<String, Value>, path: &str, key: Option<&str>) -> Value {
-    held.insert("path".to_owned(), json!(path));
-    if let Some(key) = key {
+fn storage(mut held: Map<String, Value>, path: &str, observed: &Observed) -> Value {
+    if held.get("path").and_then(Value::as_str).is_none_or(|held| plain(held) != plain(path)) {
+        held.insert("path".to_owned(), json!(path));
+    }
+    if let Some(key) = &observed.key {
         held.insert("key".to_owned(), json!(key));
+    }
+    if let Some(parameters) = &observed.parameters {
+        held.insert("parameters".to_owned(), parameters.clone());
     }
     Value::Object(held)
 }

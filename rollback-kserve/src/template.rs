@@ -4,13 +4,21 @@ use rollback_core::Fingerprint;
 use rollback_k8s::json;
 use serde_json::{Map, Value, json};
 
-use crate::spec::{Observed, STORAGE, plain};
+use crate::spec::{Observed, STORAGE, has_several, models, same_models, with_model};
 
-const INTERNAL: &str = "internal.serving.kserve.io/";
 const SOURCE_URI: &str = "internal.serving.kserve.io/storage-initializer-sourceuri";
-/// Where the URI comes from a cache on the nodes, this is what was asked for.
-const CACHED_URI: &str = "internal.serving.kserve.io/localmodel-sourceuri";
 const STORAGE_KEY: &str = "internal.serving.kserve.io/storage-spec-key";
+const STORAGE_PARAMETERS: &str = "internal.serving.kserve.io/storage-spec-param";
+/// What tells of the model, and follows from where the spec names it.
+const OF_MODEL: [&str; 7] = [
+    SOURCE_URI,
+    STORAGE_KEY,
+    STORAGE_PARAMETERS,
+    "internal.serving.kserve.io/storage-spec",
+    "internal.serving.kserve.io/localmodel",
+    "internal.serving.kserve.io/localmodel-sourceuri",
+    "internal.serving.kserve.io/localmodel-pvc-name",
+];
 const INITIALIZER: &str = "storage-initializer";
 /// What stands in the annotation for the scheme that the storage's Secret holds.
 const SCHEME_PLACEHOLDER: &str = "<scheme-placeholder>://";
@@ -25,7 +33,7 @@ fn is_bookkeeping(key: &str) -> bool {
         "deployment.kubernetes.io/",
     ];
     prefixes.iter().any(|prefix| key.starts_with(prefix))
-        || matches!(key, "pod-template-hash" | "kubectl.kubernetes.io/restartedAt")
+        || matches!(key, "pod-template-hash" | "isvc.generation" | "kubectl.kubernetes.io/restartedAt")
 }
 
 /// What a template runs, without bookkeeping.
@@ -49,19 +57,20 @@ pub(crate) fn identity(template: &Value) -> Fingerprint {
 pub(crate) fn observed(template: &Value) -> Observed {
     let annotation = |key: &str| json::annotation(template, key);
     let key = annotation(STORAGE_KEY).map(str::to_owned);
-    if let Some(uri) = annotation(CACHED_URI).or_else(|| annotation(SOURCE_URI)) {
+    let parameters = annotation(STORAGE_PARAMETERS).and_then(|text| serde_json::from_str(text).ok());
+    if let Some(uri) = annotation(SOURCE_URI) {
         let model = match uri.strip_prefix(SCHEME_PLACEHOLDER) {
-            Some(path) => format!("{STORAGE}{}", plain(path)),
-            None => plain(uri),
+            Some(path) => format!("{STORAGE}{path}"),
+            None => uri.to_owned(),
         };
-        return Observed { models: vec![model], key, mounts: Vec::new() };
+        return Observed { models: vec![model], key, parameters, mounts: Vec::new() };
     }
     // Several are downloaded by init containers, whose arguments are pairs of URI and mount path.
     let mut all = Observed { key, ..Observed::default() };
     for container in initializers(template) {
         let mut args = json::items(container, "/args").iter().filter_map(Value::as_str);
         while let (Some(uri), Some(mount)) = (args.next(), args.next()) {
-            all.models.push(plain(uri));
+            all.models.push(uri.to_owned());
             all.mounts.push(mount.to_owned());
         }
     }
@@ -74,15 +83,20 @@ fn initializers(template: &Value) -> impl Iterator<Item = &Value> {
 }
 
 /// The spec of a component as it was when it ran `then`, made from what it is while it runs `now`; and where the
-/// templates differ in what cannot be told from them.
-pub(crate) fn carried(spec: &Value, now: &Value, then: &Value) -> (Value, Vec<String>) {
+/// templates differ in what cannot be told from them. `object` is the InferenceService, whose labels and annotations
+/// KServe copies.
+pub(crate) fn carried(object: &Value, spec: &Value, now: &Value, then: &Value) -> (Value, Vec<String>) {
     let model = observed(then);
-    let mut carried = match crate::spec::with_model(spec, &model) {
+    let current = observed(now);
+    // Of several, what is mounted shows nowhere: only a list that is wholly told can be put back.
+    let is_told = !has_several(spec) || same_models(&current.models, &models(spec));
+    let mut carried = match with_model(spec, &model).filter(|_| is_told) {
         Some(with_model) => with_model,
-        None if model == observed(now) => spec.clone(),
-        None => return (spec.clone(), vec!["the place of its model".into()]),
+        None if model == current => spec.clone(),
+        None => return (spec.clone(), vec!["place of its model".into()]),
     };
     let (mut now, mut then) = (without_model(now), without_model(then));
+    without_copied(object, [&mut now, &mut then]);
     carry_containers(&mut carried, &mut now, &mut then);
     let beyond = json::diff("", Some(&now), Some(&then)).into_iter().map(|field| field.path).collect();
     (carried, beyond)
@@ -91,11 +105,10 @@ pub(crate) fn carried(spec: &Value, now: &Value, then: &Value) -> (Value, Vec<St
 /// Without what tells of the model.
 fn without_model(template: &Value) -> Value {
     let mut template = normalized(template);
-    if let Some(Value::Object(annotations)) = template.pointer_mut("/metadata/annotations") {
-        annotations.retain(|key, _| !key.starts_with(INTERNAL));
-    }
-    if let Some(Value::Object(labels)) = template.pointer_mut("/metadata/labels") {
-        labels.retain(|key, _| !key.starts_with(INTERNAL));
+    for map in ["/metadata/annotations", "/metadata/labels"] {
+        if let Some(Value::Object(map)) = template.pointer_mut(map) {
+            map.retain(|key, _| !OF_MODEL.contains(&key.as_str()));
+        }
     }
     if let Some(Value::Array(containers)) = template.pointer_mut("/spec/initContainers") {
         containers.retain(|container| {
@@ -108,6 +121,18 @@ fn without_model(template: &Value) -> Value {
         }
     }
     template
+}
+
+/// Takes out of the templates the labels and annotations that are the object's own: they belong to no spec.
+fn without_copied(object: &Value, templates: [&mut Value; 2]) {
+    for template in templates {
+        for map in ["/metadata/annotations", "/metadata/labels"] {
+            let own = object.pointer(map).and_then(Value::as_object);
+            if let (Some(own), Some(Value::Object(map))) = (own, template.pointer_mut(map)) {
+                map.retain(|key, _| !own.contains_key(key));
+            }
+        }
+    }
 }
 
 /// What a container of the pods takes from the component's spec as it is written there.
@@ -167,7 +192,7 @@ mod tests {
 
     #[test]
     fn the_model_is_read_from_the_annotation_or_from_the_arguments_of_the_init_container() {
-        assert_eq!(observed(&template("s3://m/v4/", "x")).models, ["s3://m/v4"]);
+        assert_eq!(observed(&template("s3://m/v4/", "x")).models, ["s3://m/v4/"]);
         assert_eq!(observed(&template("<scheme-placeholder>://m/v4", "x")).models, ["storage:m/v4"]);
         let several = json!({"spec": {"initContainers": [
             {"name": "other", "args": ["a", "b"]},
@@ -187,9 +212,10 @@ mod tests {
         assert_eq!(identity(&scaled), identity(&template("s3://m/v4", "x:1")));
         let spec = json!({"model": {"storageUri": "s3://m/v5"}});
         let (carried_spec, beyond) =
-            carried(&spec, &template("s3://m/v5", "x:1"), &template("s3://m/v4", "x:1"));
+            carried(&Value::Null, &spec, &template("s3://m/v5", "x:1"), &template("s3://m/v4", "x:1"));
         assert_eq!((&carried_spec["model"]["storageUri"], beyond.len()), (&json!("s3://m/v4"), 0));
-        let (_, beyond) = carried(&spec, &template("s3://m/v5", "x:2"), &template("s3://m/v4", "x:1"));
+        let (_, beyond) =
+            carried(&Value::Null, &spec, &template("s3://m/v5", "x:2"), &template("s3://m/v4", "x:1"));
         assert_eq!(beyond, ["/spec/containers/kserve-container/image"]);
     }
 
@@ -201,7 +227,7 @@ mod tests {
             json!({"containers": [{"name": "t", "image": "t:2", "env": [{"name": "A", "value": "2"}]}]});
         let now = pod("t:2", json!([{"name": "A", "value": "2"}, own]));
         let then = pod("t:1", json!([own]));
-        let (back, beyond) = carried(&spec, &now, &then);
+        let (back, beyond) = carried(&Value::Null, &spec, &now, &then);
         assert_eq!(
             (back, beyond.len()),
             (json!({"containers": [{"name": "t", "image": "t:1", "env": []}]}), 0)

@@ -7,7 +7,8 @@ use std::time::Duration;
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::api::ApiResource;
 use rollback_core::{
-    Change, Error, ErrorKind, Result, Rollbackable as _, StepContext, Verification, VerificationState,
+    Change, Error, ErrorKind, Fingerprint, Result, Rollbackable as _, StepContext, Verification,
+    VerificationState,
 };
 use rollback_k8s::backend::{conflict, refuse_another};
 use rollback_k8s::json;
@@ -18,7 +19,7 @@ use crate::content::{Content, Ends};
 use crate::history::{self, Record, of_revision};
 use crate::mode::Mode;
 use crate::service::InferenceService;
-use crate::spec::models;
+use crate::spec::{downloaded, same_models};
 use crate::template;
 
 /// How often the server is asked where no change wakes up.
@@ -128,13 +129,13 @@ struct Watching<'a> {
     /// How long a failure that may pass is waited out; not at all in a single look.
     grace: Option<Duration>,
     waited: BTreeMap<String, Instant>,
-    /// Knative revisions, whose templates never change.
-    revisions: BTreeMap<String, Record>,
+    /// Whether what was seen last has no pods and wants none.
+    is_idle: bool,
 }
 
 impl<'a> Watching<'a> {
     fn new(service: &'a InferenceService, grace: Option<Duration>) -> Self {
-        Self { service, grace, waited: BTreeMap::new(), revisions: BTreeMap::new() }
+        Self { service, grace, waited: BTreeMap::new(), is_idle: false }
     }
 
     fn waits(&self) -> bool {
@@ -175,11 +176,12 @@ impl<'a> Watching<'a> {
                 return Ok(Verification::progressing("waiting for the canary to go"));
             }
         }
-        if let Some(seen) = self.model(object, ends) {
+        let mut notes = Vec::new();
+        if let Some(seen) = self.model(object, ends, mode, &mut notes) {
             return Ok(seen);
         }
         self.waited.clear();
-        Ok(Verification::converged(told.join("; ")))
+        Ok(Verification { notes, ..Verification::converged(told.join("; ")) })
     }
 
     /// Whether what runs is of the state to be reached, and not what was there before.
@@ -188,10 +190,11 @@ impl<'a> Watching<'a> {
             return true;
         }
         let runs = template::identity(template);
-        let wanted = ends.to.specs.get(name).map(models).unwrap_or_default();
+        let wanted = ends.to.specs.get(name).map(downloaded).unwrap_or_default();
         let model = template::observed(template).models;
         ends.to.runs.get(name) == Some(&runs)
-            || (ends.from.runs.get(name) != Some(&runs) && (wanted.is_empty() || wanted == model))
+            || (ends.from.runs.get(name) != Some(&runs)
+                && (wanted.is_empty() || same_models(&wanted, &model)))
     }
 
     async fn standard(
@@ -210,6 +213,7 @@ impl<'a> Watching<'a> {
             return Ok(Verification::progressing(message));
         }
         let seen = child.workload.status().await?;
+        self.is_idle = json::number(&child.object, "/spec/replicas") == Some(0);
         Ok(match seen.state {
             VerificationState::Converged => {
                 let model = template::observed(&child.object["spec"]["template"]).models.join(", ");
@@ -225,18 +229,11 @@ impl<'a> Watching<'a> {
         })
     }
 
-    async fn revision(&mut self, name: &str) -> Result<Option<Record>> {
-        if let Some(known) = self.revisions.get(name).filter(|known| known.ready == Some(true)) {
-            return Ok(Some(known.clone()));
-        }
+    async fn revision(&self, name: &str) -> Result<Option<Record>> {
         let namespace = self.service.namespace();
         let path = format!("/apis/serving.knative.dev/v1/namespaces/{namespace}/revisions/{name}");
         match self.service.cluster.get(&path, &format!("reading Knative revision {name}")).await {
-            Ok(revision) => {
-                let record = of_revision(&revision);
-                self.revisions.insert(name.to_owned(), record.clone());
-                Ok(Some(record))
-            }
+            Ok(revision) => Ok(Some(of_revision(&revision))),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),
         }
@@ -256,6 +253,7 @@ impl<'a> Watching<'a> {
             let message = format!("waiting for KServe to make a revision of the restored {name}");
             return Ok(Verification::progressing(message));
         }
+        self.is_idle = newest.pods == Some(0);
         let held = ends.to.pinned.get(name);
         let moves = ends.from.specs.get(name) != ends.to.specs.get(name);
         if held.is_none() || moves {
@@ -284,7 +282,7 @@ impl<'a> Watching<'a> {
         let told = if told.is_empty() { "none".to_owned() } else { told };
         let all: i64 = shares.iter().map(|(_, percent)| percent).sum();
         let is_there = if let Some(held) = held {
-            self.runs_alike(held, &shares).await?
+            self.runs_alike(held, ends.from.runs.get(name), &shares).await?
         } else {
             let wanted = ends.to.percents.get(name).copied().unwrap_or(100);
             let own: i64 = shares.iter().filter(|(name, _)| name == latest).map(|(_, percent)| percent).sum();
@@ -296,6 +294,14 @@ impl<'a> Watching<'a> {
                 "waiting for traffic of the {name} to move: {told}"
             )));
         }
+        if let Some(held) = held
+            && let Some(record) = self.revision(held).await?
+            && shares.iter().any(|(name, _)| name == held)
+            && record.pods == Some(0)
+            && min_scale(&record.template) != "0"
+        {
+            return Ok(Verification::progressing(format!("waiting for pods of Knative revision {held}")));
+        }
         let model = template::observed(&newest.template).models.join(", ");
         Ok(Verification::converged(match held {
             Some(_) => format!("traffic of the {name} is held: {told}"),
@@ -304,15 +310,26 @@ impl<'a> Watching<'a> {
         }))
     }
 
-    /// Whether all that get traffic run what the held revision runs.
-    async fn runs_alike(&mut self, held: &str, shares: &[(String, i64)]) -> Result<bool> {
+    /// Whether all that get traffic run what the held revision runs, and none what is being `left`.
+    async fn runs_alike(
+        &self,
+        held: &str,
+        left: Option<&Fingerprint>,
+        shares: &[(String, i64)],
+    ) -> Result<bool> {
+        let others: Vec<_> = shares.iter().filter(|(name, _)| name != held).collect();
+        if others.is_empty() {
+            return Ok(true);
+        }
         let Some(wanted) = self.revision(held).await? else { return Ok(false) };
-        for (name, _) in shares.iter().filter(|(name, _)| name != held) {
+        let (wanted, models) =
+            (template::identity(&wanted.template), template::observed(&wanted.template).models);
+        for (name, _) in others {
             let Some(record) = self.revision(name).await? else { return Ok(false) };
-            let [wanted, found] = [&wanted.template, &record.template];
-            let models = template::observed(wanted).models;
-            let same_model = !models.is_empty() && models == template::observed(found).models;
-            if !same_model && template::identity(wanted) != template::identity(found) {
+            let found = template::identity(&record.template);
+            let same_model =
+                !models.is_empty() && same_models(&models, &template::observed(&record.template).models);
+            if found != wanted && !(same_model && left != Some(&found)) {
                 return Ok(false);
             }
         }
@@ -320,11 +337,22 @@ impl<'a> Watching<'a> {
     }
 
     /// What keeps the model from being served; none when nothing does, or nothing is said of it.
-    fn model(&mut self, object: &Value, ends: &Ends) -> Option<Verification> {
+    fn model(
+        &mut self,
+        object: &Value,
+        ends: &Ends,
+        mode: Mode,
+        notes: &mut Vec<String>,
+    ) -> Option<Verification> {
         let status = object.pointer("/status/modelStatus")?;
         let state = json::text(status, "/transitionStatus")?;
         let active = json::text(status, "/states/activeModelState").unwrap_or_default();
         if state == "UpToDate" && matches!(active, "" | "Loaded" | "Standby") {
+            return None;
+        }
+        // Without pods nothing loads the model, and KServe waits for the first request.
+        let target = json::text(status, "/states/targetModelState").unwrap_or_default();
+        if self.is_idle && state == "InProgress" && matches!(target, "" | "Pending") {
             return None;
         }
         // While traffic is held, what is said may be of the revision that is being left.
@@ -334,12 +362,28 @@ impl<'a> Watching<'a> {
         let failure = &status["lastFailureInfo"];
         let text = |key: &str| failure[key].as_str().filter(|text| !text.is_empty());
         let why = [text("reason"), text("message")].into_iter().flatten().collect::<Vec<_>>().join(": ");
+        let why = if why.is_empty() { String::new() } else { format!(": {why}") };
+        // In Standard mode KServe asks any pod, also one of before that is on its way out; the Deployment tells more.
+        if mode == Mode::Standard && state != "InvalidSpec" {
+            let told = format!("KServe says of the model: {state}{why}");
+            if self.wait_out(told.clone()).state == VerificationState::Failed {
+                notes.push(told);
+                return None;
+            }
+            return Some(Verification::progressing(told));
+        }
         Some(match state {
             "BlockedByFailedLoad" | "InvalidSpec" => {
-                let why = if why.is_empty() { String::new() } else { format!(": {why}") };
                 self.wait_out(format!("the model cannot be served, {state}{why}"))
             }
             _ => Verification::progressing(format!("waiting for the model to load: {state}")),
         })
     }
+}
+
+/// The least number of pods that a Knative revision asks for.
+pub(crate) fn min_scale(template: &Value) -> &str {
+    json::annotation(template, "autoscaling.knative.dev/min-scale")
+        .or_else(|| json::annotation(template, "autoscaling.knative.dev/minScale"))
+        .unwrap_or("0")
 }

@@ -143,7 +143,7 @@ async fn what_fetches_runs_or_reads_elsewhere_does_not_render() {
         ("generators: [plugin.yaml]\n", "plugin"),
         ("configMapGenerator:\n- {name: a, files: [../../../../docs/README.md]}\n", "README.md"),
         ("resources: [missing.yaml]\n", "missing.yaml"),
-        ("resources: [a: b\n", "kustomization"),
+        ("resources: [a: b\n", "invalid Kustomization"),
     ] {
         let repo = Repo::with_environment();
         repo.write(&format!("{STAGING}/kustomization.yaml"), kustomization);

@@ -1,11 +1,13 @@
 //! With exactly the rights that the manifests give, each operation works; with fewer, it says which is missing.
 
+use std::time::Duration;
+
 use rollback_core::{ErrorKind, Outcome, Rollbackable, RunId, StepContext, StepId, Target};
 use rollback_tests::{RestrictedUser, Testbed};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::world::{connect, service, undo, with_models};
+use crate::world::{connect, deploy, predictor, service, undo, with_models};
 
 /// The rules of a role that is shipped.
 fn rules(role: &str) -> Value {
@@ -29,11 +31,20 @@ async fn each_operation_takes_the_rights_that_are_shipped_and_no_more() {
         assert_eq!(view.history().await.unwrap().len(), 2, "{mode}");
         assert!(view.status().await.unwrap().is_converged(), "{mode}");
         let change = view.prepare(&Target::Previous).await.unwrap().remove(0);
-        let cx = StepContext::new(RunId::random(), StepId::new("x"), std::time::Duration::from_secs(5));
+        let cx = StepContext::new(RunId::random(), StepId::new("x"), Duration::from_secs(5));
         let error = view.apply(&cx, &change).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{mode}");
         assert!(error.to_string().contains("cannot patch resource \"inferenceservices\""), "{error}");
 
+        if mode == "Standard" {
+            deploy(&namespace, &json!({"predictor": predictor("crash-loop")})).await;
+            let crashes = async {
+                while !view.status().await.unwrap().message.contains("CrashLoopBackOff") {
+                    Testbed::shared().await.pause(Duration::from_millis(100)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(30), crashes).await.unwrap();
+        }
         let operator = user("rollback-kserve-undo").await;
         let report =
             undo(&service(&connect(operator.kubeconfig()).await, &namespace), Target::Previous).await;

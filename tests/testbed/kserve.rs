@@ -154,20 +154,34 @@ async fn reconcile(client: &Client, namespace: &str, name: &str) -> kube::Result
     status["deploymentMode"] = json!(mode);
     let mut again = false;
     let components = ["predictor", "transformer", "explainer"];
+    if service["spec"].to_string().contains("ftp://") {
+        // What it cannot download, it says and leaves alone.
+        status["modelStatus"] = json!({
+            "transitionStatus": "InvalidSpec",
+            "states": {"activeModelState": "Loaded", "targetModelState": ""},
+            "lastFailureInfo": {"reason": "InvalidStorageURI", "message": "StorageURI not supported"},
+        });
+        return set_status(client, &path, &service, &status).await.map(|()| false);
+    }
     for component in components.into_iter().filter(|component| service["spec"][component].is_object()) {
         again |= match mode {
             "Knative" | "Serverless" => knative(client, namespace, &service, component, &mut status).await?,
             _ => standard(client, namespace, &service, component, &mut status).await?,
         };
     }
-    if status != service["status"] {
-        let version = metadata["resourceVersion"].clone();
-        let change = without_old(&service["status"], &status);
+    set_status(client, &path, &service, &status).await?;
+    Ok(again)
+}
+
+async fn set_status(client: &Client, path: &str, service: &Value, status: &Value) -> kube::Result<()> {
+    if *status != service["status"] {
+        let version = service["metadata"]["resourceVersion"].clone();
+        let change = without_old(&service["status"], status);
         let change = json!({"metadata": {"resourceVersion": version}, "status": change});
         send(client, Method::PATCH, &format!("{path}/status"), "application/merge-patch+json", &change)
             .await?;
     }
-    Ok(again)
+    Ok(())
 }
 
 /// A merge patch keeps what it does not name.
@@ -230,6 +244,10 @@ fn template(service: &Value, component: &str, spec: &Value) -> Value {
         }
         env.push(json!({"name": "INFERENCE_SERVICE_NAME", "value": name}));
         container["env"] = env.into();
+    }
+    if !spec["batcher"].is_null() {
+        let size = spec["batcher"]["maxBatchSize"].to_string();
+        annotations.insert("internal.serving.kserve.io/batcher-max-batchsize".into(), json!(size));
     }
     let mut pods = json!({"containers": containers});
     if let Some(all) = spec["storageUris"].as_array() {
@@ -315,6 +333,23 @@ async fn knative(
             }
         }
         _ => traffic.push(json!({"latestRevision": true, "percent": 100, "revisionName": ready})),
+    }
+    for revision in revisions.values_mut() {
+        let name = named(revision);
+        let is_routed = traffic.iter().any(|entry| entry["revisionName"] == name && entry["percent"] != 0);
+        // Knative lets go of the pods of a revision that gets no traffic, whatever its least number.
+        let pods = if is_ready(&&*revision) && (is_routed || name == latest) { least } else { 0 };
+        if revision["status"]["actualReplicas"] != pods {
+            let change = json!({"status": {"actualReplicas": pods}});
+            *revision = send(
+                client,
+                Method::PATCH,
+                &format!("{path}/{name}"),
+                "application/merge-patch+json",
+                &change,
+            )
+            .await?;
+        }
     }
     let newest_share = traffic[0]["percent"].as_i64().unwrap_or_default();
     own["traffic"] = json!(traffic);

@@ -19,6 +19,6 @@ pub(crate) async fn run(app: &App, args: AbandonArgs) -> Result<Exit, Failure> {
     if !app.global.quiet {
         output::say(&format!("run {run} is closed as it stands"));
     }
-    carry_out::tell(app, &state.plan, &report, &Way::kept(app, &kept));
+    carry_out::tell(app, &state.plan, &report, &Way::kept(app, &kept, ""));
     Ok(Exit::Done)
 }

@@ -135,7 +135,8 @@ pub(crate) async fn go(app: &App, prepared: &Prepared, kept: &Kept, how: How<'_>
     let mode = Mode::choose(is_quiet(app, plan), console::user_attended_stderr());
     let (report, ()) = tokio::join!(work, progress::show(events, plan, mode, &app.stop, !kept.durable));
     let report = report.map_err(journal::unusable)?;
-    let way = if kept.durable { Way::kept(app, kept) } else { Way::lost(app, how.undo_flags) };
+    let way =
+        if kept.durable { Way::kept(app, kept, how.undo_flags) } else { Way::lost(app, how.undo_flags) };
     tell(app, plan, &report, &way);
     announce(prepared, &report).await;
     if let Err(error) = engine.prune(Retention::default()).await {

@@ -49,6 +49,7 @@ pub(crate) async fn run(app: &App, args: MarkArgs) -> Result<Exit, Failure> {
 /// A state is taken down whatever stands in the way of returning to it now.
 pub(super) fn reading(kept: &Kept) -> Settings {
     let mut settings = Settings { artifact_check: ArtifactCheck::Skip, ..Settings::knowing(&kept.ledger) };
+    settings.reads_only = true;
     settings.workload.force = true;
     settings.workload.gitops = GitOps::Ignore;
     settings

@@ -1,6 +1,8 @@
 //! What can be typed next, once a run is not in a good state.
 
-use rollback_core::{Outcome, Plan, RunId, RunReport, StepOutcome, StepReport};
+use std::collections::BTreeSet;
+
+use rollback_core::{ComponentId, Outcome, Plan, RunId, RunReport, StepOutcome, StepReport};
 
 use crate::journal::Kept;
 use crate::session::{self, App};
@@ -18,7 +20,7 @@ pub(crate) struct Way {
 
 impl Way {
     /// To a run that a journal keeps.
-    pub(crate) fn kept(app: &App, kept: &Kept) -> Self {
+    pub(crate) fn kept(app: &App, kept: &Kept, undo: &'static str) -> Self {
         let path = kept.instead.as_ref().or(app.global.journal.as_ref());
         let path = path.map(|path| path.display().to_string());
         let journal = path.map(|path| {
@@ -27,7 +29,7 @@ impl Way {
             format!(" --journal {}{connection}", session::quoted(&path))
         });
         let journal = journal.unwrap_or_default();
-        Self { connection: app.connection_flags(), journal: Some(journal), undo: "" }
+        Self { connection: app.connection_flags(), journal: Some(journal), undo }
     }
 
     /// To what a run left that nothing keeps.
@@ -49,24 +51,46 @@ pub(crate) fn commands(plan: &Plan, report: &RunReport, way: &Way) -> Vec<String
         (Outcome::Unfinished, Some(_)) => way.open(report.run).to_vec(),
         (_, Some(journal)) => {
             let looks = open(report).map(|step| look(step, way));
+            let on = unfinished(plan, report)
+                .into_iter()
+                .map(|component| format!("rollback undo {component}{}{}", way.undo, way.connection));
             let mut changed = report.steps.iter().filter(|step| step.changed).peekable();
             let can_go_back = changed.peek().is_some()
                 && changed
                     .all(|step| plan.step(&step.id).is_some_and(|step| step.change.irreversible.is_none()));
             let back = can_go_back.then(|| format!("rollback revert {}{journal}", report.run));
-            looks.chain(back).collect()
+            looks.chain(on).chain(back).collect()
         }
         (_, None) => open(report)
             .flat_map(|step| {
                 let StepReport { component, from, .. } = step;
                 // Only a recorded revision can be returned to.
-                let back = (component.kind() == "model" || from.parse::<u64>().is_ok()).then(|| {
+                let is_plain = !from.is_empty() && from.chars().all(|c| c.is_ascii_digit() || c == '.');
+                let back = (component.kind() == "model" || is_plain).then(|| {
                     format!("rollback undo {component} --to-revision {from}{}{}", way.undo, way.connection)
                 });
                 std::iter::once(look(step, way)).chain(back)
             })
             .collect(),
     }
+}
+
+/// The components that were left on the way between two revisions: another undo goes on from there.
+fn unfinished<'a>(plan: &Plan, report: &'a RunReport) -> BTreeSet<&'a ComponentId> {
+    let is_open = |step: &&StepReport| {
+        let from_between = plan.step(&step.id).is_some_and(|step| step.change.passage.from_between);
+        from_between
+            && !matches!(
+                step.outcome,
+                StepOutcome::Verified | StepOutcome::Applied | StepOutcome::Compensated
+            )
+    };
+    let was_begun = |component: &ComponentId| {
+        let mut own = report.steps.iter().filter(|step| step.component == *component);
+        own.any(|step| step.changed)
+    };
+    let components = report.steps.iter().filter(is_open).map(|step| &step.component);
+    components.filter(|component| was_begun(component)).collect()
 }
 
 /// The steps that changed something and were not seen to settle.
@@ -126,6 +150,21 @@ mod tests {
         let mut restart = testing::change("2 not ready", "replaced");
         restart.irreversible = Some("pods do not come back".into());
         assert_eq!(commands(&testing::plan_of(restart), &report, &way(Some(""))).len(), 1);
+    }
+
+    #[test]
+    fn what_was_left_on_the_way_goes_on_by_another_undo() {
+        let mut change = testing::change("5, traffic held", "4, traffic held");
+        change.passage.from_between = true;
+        let report = testing::report(Outcome::Stuck, StepOutcome::Failed, true);
+        assert_eq!(
+            commands(&testing::plan_of(change), &report, &way(Some(""))),
+            [
+                "rollback status deployment/shop/web --watch --context a".to_owned(),
+                "rollback undo deployment/shop/web --gitops=ignore --context a".to_owned(),
+                format!("rollback revert {}", testing::RUN),
+            ]
+        );
     }
 
     #[test]

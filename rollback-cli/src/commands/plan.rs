@@ -116,6 +116,7 @@ fn settings(target: &TargetArgs, kept: &Kept) -> Settings {
     Settings {
         workload: options,
         artifact_check: target.artifact_check.into(),
+        reads_only: false,
         uri_only: target.uri_only,
         ledger: Some(kept.ledger.clone()),
     }

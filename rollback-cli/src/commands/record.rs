@@ -6,7 +6,7 @@ use serde_json::json;
 use super::mark::reading;
 use crate::args::RecordArgs;
 use crate::exit::{Exit, Failure};
-use crate::parts::Servers;
+use crate::parts::{Part, Servers};
 use crate::session::{self, App};
 use crate::{journal, output};
 
@@ -22,6 +22,12 @@ pub(crate) async fn run(app: &App, args: RecordArgs) -> Result<Exit, Failure> {
         .iter()
         .find(|revision| revision.current)
         .ok_or_else(|| Error::new(ErrorKind::NotFound, "no revision is in place").with_component(id))?;
+    if matches!(part, Part::Service(_)) && current.id == "unrecorded" {
+        return Err(Error::new(ErrorKind::Refused, "KServe has not taken up the spec that is live")
+            .with_component(id)
+            .with_hint("record it once it serves: rollback status --watch")
+            .into());
+    }
     let snapshot = snapshot_of(&*component, &current.id).await?;
     let at = current.since.unwrap_or_else(|| SystemClock.now());
     let note = Note { at, by: session::actor(), fact: Fact::InPlace { snapshot } };

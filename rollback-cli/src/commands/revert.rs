@@ -19,7 +19,7 @@ pub(crate) async fn run(app: &App, args: RevertArgs) -> Result<Exit, Failure> {
         .until_stopped(async {
             let (run, state) = kept.find(&args.id).await?;
             if state.outcome == Outcome::Unfinished {
-                return Err(journal::in_the_way(run, &Way::kept(app, &kept)).into());
+                return Err(journal::in_the_way(run, &Way::kept(app, &kept, "")).into());
             }
             let back = state.reversal()?;
             let back = Plan::new(back.steps().to_vec(), args.on_failure.into())?;

@@ -13,7 +13,7 @@ pub(crate) async fn run(app: &App, args: ShowArgs) -> Result<Exit, Failure> {
     let kept = journal::existing(app).await?;
     let (run, state) = kept.find(&args.run).await?;
     let report = RunReport::new(run, &state);
-    let next = next::commands(&state.plan, &report, &Way::kept(app, &kept));
+    let next = next::commands(&state.plan, &report, &Way::kept(app, &kept, ""));
     output::result(app.global.output, &json::run(&report, &next), || {
         table::show(&state.plan, &report, SystemClock.now()) + &next::listed(&next)
     });

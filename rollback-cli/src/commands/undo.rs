@@ -1,10 +1,10 @@
 //! `rollback undo`
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use futures::future::try_join_all;
-use rollback_core::{Error, ErrorKind};
+use rollback_core::{Change, ComponentId, Error, ErrorKind};
 use rollback_k8s::GitOps;
 use serde_json::json;
 
@@ -65,31 +65,22 @@ async fn kept(app: &App, path: &Path) -> Result<Prepared, Failure> {
 /// Lets the server check every change.
 pub(super) async fn dry_run(app: &App, prepared: &Prepared) -> Result<Exit, Failure> {
     let plan = &prepared.plan;
-    let mut begun = BTreeSet::new();
-    let (first, later): (Vec<_>, Vec<_>) = plan
-        .steps()
-        .iter()
-        .filter(|step| !step.change.is_noop())
-        .partition(|step| begun.insert(&step.change.component));
-    try_join_all(first.into_iter().map(async |step| {
-        let component = &step.change.component;
-        match prepared.part(component) {
-            Some(Part::Workload(workload)) => workload.dry_run(&step.change).await,
-            Some(Part::Service(service)) => service.dry_run(&step.change).await,
-            Some(Part::Model(_)) | None => {
-                let error = Error::new(ErrorKind::Unsupported, "its server has no dry run");
-                let hint = "see what would change with: rollback plan";
-                Err(error.with_component(component).with_hint(hint))
-            }
+    let mut whole: BTreeMap<&ComponentId, Change> = BTreeMap::new();
+    for change in plan.steps().iter().map(|step| &step.change).filter(|change| !change.is_noop()) {
+        // What takes several changes is checked as the one that they amount to.
+        let all = whole.entry(&change.component).or_insert_with(|| change.clone());
+        all.to = change.to.clone();
+    }
+    try_join_all(whole.iter().map(async |(component, change)| match prepared.part(component) {
+        Some(Part::Workload(workload)) => workload.dry_run(change).await,
+        Some(Part::Service(service)) => service.dry_run(change).await,
+        Some(Part::Model(_)) | None => {
+            let error = Error::new(ErrorKind::Unsupported, "its server has no dry run");
+            let hint = "see what would change with: rollback plan";
+            Err(error.with_component(component).with_hint(hint))
         }
     }))
     .await?;
-    for step in later {
-        output::say(&format!(
-            "warning: step {} was not checked: it begins where the one before ends",
-            step.id
-        ));
-    }
     let mut value = output::json::plan(plan);
     if let Some(members) = value.as_object_mut() {
         members.insert("dryRun".into(), json!("server"));

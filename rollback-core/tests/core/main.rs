@@ -9,6 +9,7 @@
 
 mod attempts;
 mod begin;
+mod chain;
 mod failure;
 mod journal;
 mod lease;
