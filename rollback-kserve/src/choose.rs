@@ -61,7 +61,14 @@ impl InferenceService {
 
     /// Refuses what would come back only in part.
     fn return_to(&self, state: &State, view: &View, mut notes: Vec<String>) -> Result<Choice> {
-        let Restored { mut content, beyond } = view.restore(state);
+        let Restored { mut content, beyond, aside } = view.restore(state);
+        if !aside.is_empty() {
+            let what = short(&aside);
+            notes.push(format!(
+                "the pods of revision {} had another {what}: labels and annotations of the object are not restored",
+                state.id
+            ));
+        }
         if beyond.is_empty() {
             if view.current().is_none() && !view.is_recorded(state) {
                 notes.push(

@@ -91,6 +91,8 @@ pub(crate) struct Restored {
     pub(crate) content: Content,
     /// Where its templates differ from those in place in what cannot be carried into the spec.
     pub(crate) beyond: Vec<String>,
+    /// The labels and annotations of its pods that differ.
+    pub(crate) aside: Vec<String>,
 }
 
 /// The live object and what the cluster remembers of it.
@@ -230,7 +232,7 @@ impl InferenceService {
             });
         }
         for state in &view.states {
-            let Restored { content, beyond } = view.restore(state);
+            let Restored { content, beyond, .. } = view.restore(state);
             // What cannot be restored from here is told apart by what it ran.
             let fingerprint = if beyond.is_empty() {
                 content.fingerprint()
@@ -357,7 +359,7 @@ impl View {
 
     /// Whether a state restores exactly the spec that is live.
     pub(crate) fn is_same(&self, state: &State) -> bool {
-        let Restored { content, beyond } = self.restore(state);
+        let Restored { content, beyond, .. } = self.restore(state);
         beyond.is_empty() && content.specs == self.live.specs
     }
 
@@ -408,17 +410,19 @@ impl View {
     pub(crate) fn restore(&self, state: &State) -> Restored {
         let runs = runs_of(state);
         if let Some(content) = self.recorded(&runs) {
-            return Restored { content: Content { runs, ..content }, beyond: Vec::new() };
+            return Restored { content: Content { runs, ..content }, beyond: Vec::new(), aside: Vec::new() };
         }
-        let (mut specs, mut beyond) = (self.live.specs.clone(), Vec::new());
+        let mut specs = self.live.specs.clone();
+        let (mut beyond, mut aside) = (Vec::new(), Vec::new());
         let newest = self.current();
         for name in COMPONENTS {
             let now = newest.and_then(|newest| newest.records.get(name));
             match (specs.get(name), now, state.records.get(name)) {
                 (Some(spec), Some(now), Some(then)) => {
-                    let (spec, more) = template::carried(&self.object, spec, &now.template, &then.template);
-                    specs.insert(name.to_owned(), spec);
-                    beyond.extend(more);
+                    let carried = template::carried(spec, &now.template, &then.template);
+                    specs.insert(name.to_owned(), carried.spec);
+                    beyond.extend(carried.beyond);
+                    aside.extend(carried.aside);
                 }
                 // Nothing tells what else of the live spec is not of then: it has no record.
                 (Some(spec), None, Some(then)) if newest.is_none() => {
@@ -434,7 +438,7 @@ impl View {
                 _ => {}
             }
         }
-        Restored { content: Content { specs, runs, ..Content::default() }, beyond }
+        Restored { content: Content { specs, runs, ..Content::default() }, beyond, aside }
     }
 
     /// The state that ran exactly this, as the ledger has it.

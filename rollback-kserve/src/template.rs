@@ -82,10 +82,17 @@ fn initializers(template: &Value) -> impl Iterator<Item = &Value> {
     all.filter(|container| container["name"].as_str().is_some_and(|name| name.starts_with(INITIALIZER)))
 }
 
-/// The spec of a component as it was when it ran `then`, made from what it is while it runs `now`; and where the
-/// templates differ in what cannot be told from them. `object` is the InferenceService, whose labels and annotations
-/// KServe copies.
-pub(crate) fn carried(object: &Value, spec: &Value, now: &Value, then: &Value) -> (Value, Vec<String>) {
+/// The spec of a component of then, so far as templates tell.
+pub(crate) struct Carried {
+    pub(crate) spec: Value,
+    /// Where the templates differ in what cannot be told from them.
+    pub(crate) beyond: Vec<String>,
+    /// The labels and annotations that differ: most are the object's own, which KServe copies, and belong to no spec.
+    pub(crate) aside: Vec<String>,
+}
+
+/// The spec of a component as it was when it ran `then`, made from what it is while it runs `now`.
+pub(crate) fn carried(spec: &Value, now: &Value, then: &Value) -> Carried {
     let model = observed(then);
     let current = observed(now);
     // Of several, what is mounted shows nowhere: only a list that is wholly told can be put back.
@@ -93,14 +100,20 @@ pub(crate) fn carried(object: &Value, spec: &Value, now: &Value, then: &Value) -
     let mut carried = match with_model(spec, &model).filter(|_| is_told) {
         Some(with_model) => with_model,
         None if model == current => spec.clone(),
-        None => return (spec.clone(), vec!["place of its model".into()]),
+        None => {
+            let beyond = vec!["place of its model".into()];
+            return Carried { spec: spec.clone(), beyond, aside: Vec::new() };
+        }
     };
     let (mut now, mut then) = (without_model(now), without_model(then));
-    without_copied(object, [&mut now, &mut then]);
     carry_containers(&mut carried, &mut now, &mut then);
-    let beyond = json::diff("", Some(&now), Some(&then)).into_iter().map(|field| field.path).collect();
-    (carried, beyond)
+    let differ = json::diff("", Some(&now), Some(&then)).into_iter().map(|field| field.path);
+    let (aside, beyond) = differ.partition(|path| path.starts_with("/metadata/") && !path.contains(INTERNAL));
+    Carried { spec: carried, beyond, aside }
 }
+
+/// How KServe's own annotations look in a path: of the logger, the batcher and the like, which are of the spec.
+const INTERNAL: &str = "internal.serving.kserve.io~1";
 
 /// Without what tells of the model.
 fn without_model(template: &Value) -> Value {
@@ -121,18 +134,6 @@ fn without_model(template: &Value) -> Value {
         }
     }
     template
-}
-
-/// Takes out of the templates the labels and annotations that are the object's own: they belong to no spec.
-fn without_copied(object: &Value, templates: [&mut Value; 2]) {
-    for template in templates {
-        for map in ["/metadata/annotations", "/metadata/labels"] {
-            let own = object.pointer(map).and_then(Value::as_object);
-            if let (Some(own), Some(Value::Object(map))) = (own, template.pointer_mut(map)) {
-                map.retain(|key, _| !own.contains_key(key));
-            }
-        }
-    }
 }
 
 /// What a container of the pods takes from the component's spec as it is written there.
@@ -211,11 +212,13 @@ mod tests {
         scaled["metadata"]["annotations"]["autoscaling.knative.dev/min-scale"] = json!("5");
         assert_eq!(identity(&scaled), identity(&template("s3://m/v4", "x:1")));
         let spec = json!({"model": {"storageUri": "s3://m/v5"}});
-        let (carried_spec, beyond) =
-            carried(&Value::Null, &spec, &template("s3://m/v5", "x:1"), &template("s3://m/v4", "x:1"));
-        assert_eq!((&carried_spec["model"]["storageUri"], beyond.len()), (&json!("s3://m/v4"), 0));
-        let (_, beyond) =
-            carried(&Value::Null, &spec, &template("s3://m/v5", "x:2"), &template("s3://m/v4", "x:1"));
+        let from = |now: &Value| carried(&spec, now, &template("s3://m/v4", "x:1"));
+        let back = from(&template("s3://m/v5", "x:1"));
+        assert_eq!((&back.spec["model"]["storageUri"], back.beyond.len()), (&json!("s3://m/v4"), 0));
+        let mut labelled = template("s3://m/v5", "x:2");
+        labelled["metadata"]["labels"] = json!({"chart": "2"});
+        let Carried { beyond, aside, .. } = from(&labelled);
+        assert_eq!(aside, ["/metadata/labels/chart"]);
         assert_eq!(beyond, ["/spec/containers/kserve-container/image"]);
     }
 
@@ -227,10 +230,8 @@ mod tests {
             json!({"containers": [{"name": "t", "image": "t:2", "env": [{"name": "A", "value": "2"}]}]});
         let now = pod("t:2", json!([{"name": "A", "value": "2"}, own]));
         let then = pod("t:1", json!([own]));
-        let (back, beyond) = carried(&Value::Null, &spec, &now, &then);
-        assert_eq!(
-            (back, beyond.len()),
-            (json!({"containers": [{"name": "t", "image": "t:1", "env": []}]}), 0)
-        );
+        let back = carried(&spec, &now, &then);
+        let whole = json!({"containers": [{"name": "t", "image": "t:1", "env": []}]});
+        assert_eq!((back.spec, back.beyond.len()), (whole, 0));
     }
 }
