@@ -44,6 +44,9 @@ pub(crate) struct Global {
     /// Namespace of components written as TYPE/NAME [default: that of the context]
     #[arg(short, long, global = true, value_name = "NAMESPACE", help_heading = "Connection and output")]
     pub(crate) namespace: Option<String>,
+    /// The runbook, whose components and plans are known by their names [default: rollback.yaml where it is there]
+    #[arg(short, long, global = true, value_name = "FILE", help_heading = "Connection and output")]
+    pub(crate) file: Option<PathBuf>,
     /// Context of the kubeconfig [default: its current one]
     #[arg(long, global = true, value_name = "CONTEXT", help_heading = "Connection and output")]
     pub(crate) context: Option<String>,
@@ -167,14 +170,14 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct HistoryArgs {
-    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, isvc/baseline or model/baseline
+    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, isvc/baseline or model/baseline; or a name of the runbook
     #[arg(value_name = "COMPONENT", required = true, num_args = 1..=2)]
     pub(crate) component: Vec<String>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
-    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, isvc/baseline or model/baseline
+    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, isvc/baseline or model/baseline; or a name of the runbook
     #[arg(value_name = "COMPONENT", required = true)]
     pub(crate) components: Vec<String>,
     #[command(flatten)]
@@ -186,7 +189,7 @@ pub(crate) struct PlanArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct UndoArgs {
-    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, isvc/baseline or model/baseline
+    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, isvc/baseline or model/baseline; or a name of the runbook
     #[arg(value_name = "COMPONENT", required_unless_present = "plan")]
     pub(crate) components: Vec<String>,
     #[command(flatten)]
@@ -221,7 +224,7 @@ pub(crate) struct WhyArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct MarkArgs {
-    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, isvc/baseline or model/baseline
+    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, isvc/baseline or model/baseline; or a name of the runbook
     #[arg(value_name = "COMPONENT")]
     pub(crate) component: String,
     /// Which revision, as `rollback history` lists it
@@ -236,7 +239,7 @@ pub(crate) struct MarkArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct RecordArgs {
-    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, isvc/baseline or model/baseline
+    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, isvc/baseline or model/baseline; or a name of the runbook
     #[arg(value_name = "COMPONENT", required = true, num_args = 1..=2)]
     pub(crate) component: Vec<String>,
 }
@@ -254,9 +257,9 @@ pub(crate) struct TargetArgs {
     /// Return to what was in place at this time, such as 2026-11-23T03:00:00Z
     #[arg(long, value_name = "TIME", conflicts_with_all = ["to_revision", "last_good"])]
     pub(crate) as_of: Option<Timestamp>,
-    /// What to do once a component has failed
-    #[arg(long, value_name = "POLICY", default_value = "halt")]
-    pub(crate) on_failure: OnFailure,
+    /// What to do once a component has failed [default: as the runbook says, else halt]
+    #[arg(long, value_name = "POLICY")]
+    pub(crate) on_failure: Option<OnFailure>,
     /// Go on past a refusal that names this option, such as a revision marked bad or a missing ConfigMap
     #[arg(long)]
     pub(crate) force: bool,
@@ -292,7 +295,7 @@ pub(crate) struct RunArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
-    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, isvc/baseline or model/baseline
+    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, isvc/baseline or model/baseline; or a name of the runbook
     #[arg(value_name = "COMPONENT", required = true, num_args = 1..=2)]
     pub(crate) component: Vec<String>,
     /// Watch until it has settled or failed
@@ -305,7 +308,7 @@ pub(crate) struct StatusArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct RestartArgs {
-    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, isvc/baseline or model/baseline
+    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, isvc/baseline or model/baseline; or a name of the runbook
     #[arg(value_name = "COMPONENT", required = true, num_args = 1..=2)]
     pub(crate) component: Vec<String>,
     /// All pods, as a rollout, and not only those that are not ready

@@ -10,6 +10,7 @@ mod naming;
 mod output;
 mod parts;
 mod place;
+mod runbook;
 mod session;
 mod signals;
 #[cfg(test)]
@@ -50,7 +51,7 @@ fn main() -> ExitCode {
 async fn run(cli: Cli) -> Result<Exit, Failure> {
     let stop = signals::stop()
         .map_err(|e| Error::new(ErrorKind::Unexpected, "cannot listen for signals").with_source(e))?;
-    commands::run(&App { global: cli.global, stop }, cli.command).await
+    commands::run(&App::new(cli.global, stop)?, cli.command).await
 }
 
 /// Help and version end well; everything else was typed wrongly.

@@ -4,6 +4,8 @@ use percent_encoding::percent_decode_str;
 use rollback_core::{ComponentId, Error, ErrorKind, Result, Target};
 use rollback_k8s::WorkloadKind;
 
+use crate::runbook::Runbook;
+
 const KNOWN: &str =
     "deployment (deploy), statefulset (sts), daemonset (ds), inferenceservice (isvc) and model";
 
@@ -23,10 +25,18 @@ pub(crate) struct Component {
     pub(crate) kind: Kind,
     pub(crate) namespace: Option<String>,
     pub(crate) name: String,
+    /// The registry of a model, where the runbook says it.
+    pub(crate) tracking_uri: Option<String>,
 }
 
 /// Reads components; `deployment web api` means `deployment/web deployment/api`, as for kubectl.
-pub(crate) fn parse_all(words: &[String]) -> Result<Vec<Component>> {
+///
+/// A bare name is that of a component of the runbook.
+pub(crate) fn parse_all(words: &[String], runbook: Option<&Runbook>) -> Result<Vec<Component>> {
+    let parse = |word: &String| match runbook.and_then(|runbook| runbook.component(word)) {
+        Some(component) => Ok(component.clone()),
+        None => parse(word, runbook),
+    };
     match words {
         [kind, names @ ..]
             if !names.is_empty()
@@ -35,7 +45,7 @@ pub(crate) fn parse_all(words: &[String]) -> Result<Vec<Component>> {
         {
             names.iter().map(|name| parse(&format!("{kind}/{name}"))).collect()
         }
-        _ => words.iter().map(|word| parse(word)).collect(),
+        _ => words.iter().map(parse).collect(),
     }
 }
 
@@ -51,14 +61,20 @@ fn is_service(kind: &str) -> bool {
         && matches!(group, "" | "serving.kserve.io" | "v1beta1.serving.kserve.io")
 }
 
-fn parse(written: &str) -> Result<Component> {
+fn parse(written: &str, runbook: Option<&Runbook>) -> Result<Component> {
     let mut parts = written.split('/');
     let kind = parts.next().unwrap_or_default();
     let rest: Vec<&str> = parts.collect();
     if rest.is_empty() {
-        let message = format!("{written:?} names no type, and a component of a runbook is not supported yet");
-        return Err(Error::new(ErrorKind::Unsupported, message)
-            .with_hint(format!("write TYPE/NAME, such as deployment/{written}")));
+        let Some(runbook) = runbook else {
+            let message = format!("{written:?} names no type, and there is no runbook that knows it");
+            return Err(Error::new(ErrorKind::InvalidConfig, message).with_hint(format!(
+                "write TYPE/NAME, such as deployment/{written}, or name a runbook with -f"
+            )));
+        };
+        let message = format!("{written:?} names no type, and is no component of the runbook");
+        return Err(Error::new(ErrorKind::InvalidConfig, message)
+            .with_hint(format!("it knows: {}; else write TYPE/NAME", runbook.names())));
     }
     if is_model(kind) {
         return model(written, &rest);
@@ -85,7 +101,7 @@ fn parse(written: &str) -> Result<Component> {
     if name.is_empty() || namespace.as_deref() == Some("") {
         return Err(invalid(format!("{written}: write TYPE/NAME or TYPE/NAMESPACE/NAME")));
     }
-    Ok(Component { written: written.to_owned(), kind, namespace, name: name.to_owned() })
+    Ok(Component { written: written.to_owned(), kind, namespace, name: name.to_owned(), tracking_uri: None })
 }
 
 /// Reads `model/NAME`, or `model/NAME@POINTER` as JSON prints it.
@@ -106,7 +122,7 @@ fn model(written: &str, rest: &[&str]) -> Result<Component> {
         return Err(invalid(format!("{written}: write model/NAME, or model/NAME@POINTER")));
     }
     let kind = Kind::Model(pointer);
-    Ok(Component { written: written.to_owned(), kind, namespace: None, name })
+    Ok(Component { written: written.to_owned(), kind, namespace: None, name, tracking_uri: None })
 }
 
 /// Whether the namespace of a name and the one asked for by `-n` fit together.
@@ -246,45 +262,48 @@ mod tests {
     #[test]
     fn long_short_and_plural_types_name_the_same() {
         for kind in ["deployment", "deployments", "deploy", "deployments.apps", "Deployment"] {
-            let name = parse(&format!("{kind}/web")).unwrap();
+            let name = parse(&format!("{kind}/web"), None).unwrap();
             assert_eq!(
                 (name.kind, name.namespace),
                 (Kind::Workload(WorkloadKind::Deployment), None),
                 "{kind}"
             );
         }
-        let kind = |text| parse(text).unwrap().kind;
+        let kind = |text| parse(text, None).unwrap().kind;
         assert_eq!(kind("sts/db"), Kind::Workload(WorkloadKind::StatefulSet));
         assert_eq!(kind("ds/agent"), Kind::Workload(WorkloadKind::DaemonSet));
         assert_eq!(kind("model/baseline"), Kind::Model(None));
         assert_eq!(kind("models/baseline@production"), Kind::Model(Some("production".into())));
-        let spaced = parse("Model/my%20model@champion").unwrap();
+        let spaced = parse("Model/my%20model@champion", None).unwrap();
         assert_eq!((spaced.name.as_str(), spaced.kind), ("my model", Kind::Model(Some("champion".into()))));
-        assert_eq!(parse("model/50%20").unwrap().name, "50%20", "as it was typed");
-        assert_eq!(parse_all(&words("models a b")).unwrap()[1].kind, Kind::Model(None));
+        assert_eq!(parse("model/50%20", None).unwrap().name, "50%20", "as it was typed");
+        assert_eq!(parse_all(&words("models a b"), None).unwrap()[1].kind, Kind::Model(None));
         for bad in ["model/", "model/%ff@x", "model/@x", "model/a@", "model/a/b"] {
-            assert_eq!(parse(bad).unwrap_err().kind(), ErrorKind::InvalidConfig, "{bad}");
+            assert_eq!(parse(bad, None).unwrap_err().kind(), ErrorKind::InvalidConfig, "{bad}");
         }
     }
 
     #[test]
     fn a_name_may_hold_its_namespace() {
-        let name = parse("deploy/shop/web").unwrap();
+        let name = parse("deploy/shop/web", None).unwrap();
         assert_eq!((name.namespace.as_deref(), name.name.as_str()), (Some("shop"), "web"));
     }
 
     #[test]
     fn a_type_may_stand_apart_from_its_names() {
-        let names = parse_all(&words("deployment web api")).unwrap();
+        let names = parse_all(&words("deployment web api"), None).unwrap();
         assert_eq!(names.iter().map(|n| n.name.as_str()).collect::<Vec<_>>(), ["web", "api"]);
-        assert_eq!(parse_all(&words("sts db")).unwrap()[0].kind, Kind::Workload(WorkloadKind::StatefulSet));
-        assert_eq!(parse_all(&words("sts/db sts/log")).unwrap().len(), 2);
+        assert_eq!(
+            parse_all(&words("sts db"), None).unwrap()[0].kind,
+            Kind::Workload(WorkloadKind::StatefulSet)
+        );
+        assert_eq!(parse_all(&words("sts/db sts/log"), None).unwrap().len(), 2);
     }
 
     #[test]
     fn what_is_not_built_yet_says_so() {
         for text in ["env/a/b/c", "web"] {
-            let error = parse(text).unwrap_err();
+            let error = parse(text, None).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Unsupported, "{text}");
             assert!(error.to_string().contains("not supported yet"), "{error}");
         }
@@ -292,11 +311,11 @@ mod tests {
 
     #[test]
     fn an_unknown_type_lists_those_known_and_a_bad_form_says_the_form() {
-        let error = parse("pod/web").unwrap_err();
+        let error = parse("pod/web", None).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidConfig);
         assert!(error.to_string().contains("statefulset (sts)"), "{error}");
         for text in ["deploy/", "deploy//web", "deploy/a/b/c", "deploy/a/"] {
-            assert_eq!(parse(text).unwrap_err().kind(), ErrorKind::InvalidConfig, "{text}");
+            assert_eq!(parse(text, None).unwrap_err().kind(), ErrorKind::InvalidConfig, "{text}");
         }
     }
 

@@ -67,6 +67,14 @@ impl Settings {
 }
 
 impl Part {
+    /// The same, which follows another one.
+    pub(crate) fn following(self, followed: &Self) -> Self {
+        match self {
+            Self::Service(service) => Self::Service(service.following(followed.component())),
+            part => part,
+        }
+    }
+
     /// The same with what is known of it.
     pub(crate) fn knowing(self, ledger: &Arc<dyn Ledger>) -> Self {
         match self {
@@ -163,7 +171,8 @@ impl Servers {
                 let mut options = PointerOptions::default();
                 options.artifact_check = settings.artifact_check;
                 options.force = settings.workload.force;
-                let made = model(app.global.tracking_uri.as_deref(), &name.name, at, options);
+                let tracking_uri = name.tracking_uri.as_deref().or(app.global.tracking_uri.as_deref());
+                let made = model(tracking_uri, &name.name, at, options);
                 made.map(Part::Model).map_err(Failure::setup)
             }
         }

@@ -341,8 +341,9 @@ mod tests {
             alias: None,
             tracking_uri: None,
             quiet: false,
+            file: None,
         };
-        App { global, stop: CancellationToken::new() }
+        App { global, stop: CancellationToken::new(), runbook: None }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The cluster that a command talks to.
 
 use std::future::Future;
+use std::path::PathBuf;
 
 use rollback_core::{Error, ErrorKind};
 use rollback_k8s::{Cluster, ConnectOptions};
@@ -9,15 +10,39 @@ use tokio_util::sync::CancellationToken;
 use crate::args::Global;
 use crate::exit::Failure;
 use crate::naming::{self, Component};
+use crate::output;
+use crate::runbook::{self, Runbook};
 
 /// What every command knows.
 pub(crate) struct App {
     pub(crate) global: Global,
     /// Cancelled by Ctrl-C.
     pub(crate) stop: CancellationToken,
+    /// The runbook, where there is one.
+    pub(crate) runbook: Option<Runbook>,
 }
 
 impl App {
+    /// With the runbook that is named, or that is there.
+    pub(crate) fn new(mut global: Global, stop: CancellationToken) -> Result<Self, Failure> {
+        let found = global.file.clone().or_else(|| {
+            let path = PathBuf::from(runbook::DEFAULT);
+            path.is_file().then_some(path)
+        });
+        let runbook = match found.as_deref().map(Runbook::read) {
+            None => None,
+            Some(Ok(runbook)) => Some(runbook),
+            Some(Err(error)) if global.file.is_some() => return Err(Failure::setup(error)),
+            // What is typed in full does not need it.
+            Some(Err(error)) => {
+                output::say(&format!("warning: {}", output::told(&error.report().message)));
+                None
+            }
+        };
+        global.journal = global.journal.or_else(|| runbook.as_ref()?.journal());
+        Ok(Self { global, stop, runbook })
+    }
+
     /// Waits for something that changes nothing, or until Ctrl-C.
     pub(crate) async fn until_stopped<T>(
         &self,
@@ -31,7 +56,7 @@ impl App {
 
     /// The components that were typed.
     pub(crate) fn components(&self, words: &[String]) -> Result<Vec<Component>, Failure> {
-        let names = naming::parse_all(words).map_err(Failure::setup)?;
+        let names = naming::parse_all(words, self.runbook.as_ref()).map_err(Failure::setup)?;
         for Component { written, namespace, .. } in &names {
             self.check_namespace(written, namespace.as_deref())?;
         }
@@ -60,7 +85,9 @@ impl App {
     /// The options that lead another command to the same cluster.
     pub(crate) fn connection_flags(&self) -> String {
         let kubeconfig = self.global.kubeconfig.as_ref().map(|path| path.display().to_string());
+        let file = self.global.file.as_ref().map(|path| path.display().to_string());
         let options = [
+            ("--file", file.as_ref()),
             ("--kubeconfig", kubeconfig.as_ref()),
             ("--context", self.global.context.as_ref()),
             ("--tracking-uri", self.global.tracking_uri.as_ref()),
@@ -119,8 +146,9 @@ mod tests {
             alias: None,
             tracking_uri: None,
             quiet: false,
+            file: None,
         };
-        let app = App { global, stop: CancellationToken::new() };
+        let app = App { global, stop: CancellationToken::new(), runbook: None };
         assert_eq!(app.connection_flags(), " --kubeconfig /tmp/k --context 'kind a'");
     }
 

@@ -20,6 +20,9 @@ pub(crate) async fn run(app: &App, args: HistoryArgs) -> Result<Exit, Failure> {
     if let Ok((ledger, _)) = &known {
         part = part.knowing(ledger);
     }
+    if let Some(followed) = app.runbook.as_ref().and_then(|runbook| runbook.followed_by(&name.written)) {
+        part = part.following(&Servers::default().part(app, followed, &Settings::default()).await?);
+    }
     let component = part.component();
     let mut revisions = component.history().await?;
     match known {

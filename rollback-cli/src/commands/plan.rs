@@ -1,6 +1,8 @@
 //! `rollback plan`, and how `undo` plans.
 
-use rollback_core::{Planner, Target};
+use std::sync::Arc;
+
+use rollback_core::{Planner, RestartScope, Target};
 use rollback_k8s::{GitOps, UndoMode, WorkloadOptions};
 
 use super::carry_out::Prepared;
@@ -9,6 +11,7 @@ use crate::exit::{Exit, Failure};
 use crate::journal::Kept;
 use crate::output::{self, json, table};
 use crate::parts::{Part, Servers, Settings};
+use crate::runbook::{Does, Planned, PlannedStep};
 use crate::session::{self, App};
 use crate::{journal, keep, lease, naming, place};
 
@@ -37,9 +40,9 @@ pub(crate) async fn make(
     kept: &Kept,
     carries_out: bool,
 ) -> Result<Prepared, Failure> {
-    let names = app.components(components)?;
+    let Planned { on_failure, steps } = asked(app, components)?;
     let wanted = naming::parse_revisions(&target.to_revision).map_err(Failure::setup)?;
-    let all = |fits: fn(&naming::Kind) -> bool| names.iter().all(|name| fits(&name.kind));
+    let all = |fits: fn(&naming::Kind) -> bool| steps.iter().all(|step| fits(&step.component.kind));
     let is_workload = |kind: &naming::Kind| matches!(kind, naming::Kind::Workload(_));
     if target.compat.is_some() && !all(is_workload) {
         return Err(session::usage("--compat=kubectl is for workloads: kubectl has no rule for models"));
@@ -53,33 +56,74 @@ pub(crate) async fn make(
     let servers = Servers::default();
     let settings = settings(target, kept);
     let mut parts: Vec<Part> = Vec::new();
-    for name in &names {
-        let part = servers.part(app, name, &settings).await?;
+    for step in &steps {
+        let part = servers.part(app, &step.component, &settings).await?;
         if parts.iter().any(|other| other.id() == part.id()) {
             return Err(session::usage(format!("{} is given twice", part.id())));
         }
         parts.push(part);
     }
+    // A revision can be named for what neither follows nor restarts.
+    let returns = || steps.iter().zip(&parts).filter(|(step, _)| step.does == Does::Return);
     let written: Vec<_> =
-        names.iter().zip(&parts).map(|(name, part)| (name.written.as_str(), part.id())).collect();
+        returns().map(|(step, part)| (step.component.written.as_str(), part.id())).collect();
     let targets = naming::targets(&written, wanted, &otherwise(target)).map_err(Failure::setup)?;
     first_contact(&parts).await?;
     if carries_out {
         kept.check_free(app, &parts).await?;
     }
-    let mut planner = Planner::new().on_failure(target.on_failure.into()).forced(target.force);
+    let policy = target.on_failure.map(Into::into).or(on_failure).unwrap_or_default();
+    let mut planner = Planner::new().on_failure(policy).forced(target.force);
     if target.compat.is_none() {
         planner = planner.with_ledger(kept.ledger.clone());
     }
-    let planner = parts.iter().zip(targets).fold(planner, |planner, (part, target)| {
-        planner.rollback(part.id().to_string(), part.component(), target, &[])
-    });
+    let mut targets = targets.into_iter();
+    for (step, part) in steps.iter().zip(&parts) {
+        let after: Vec<&str> = step.after.iter().map(String::as_str).collect();
+        let id = if step.id.is_empty() { part.id().to_string() } else { step.id.clone() };
+        planner = match (&step.does, part) {
+            (Does::Follow(followed), part) => planner.follow(id, part.component(), followed, &after),
+            (Does::Restart, Part::Workload(workload)) => {
+                planner.restart(id, Arc::new(workload.clone()), RestartScope::All, &after)
+            }
+            (Does::Restart, _) => {
+                return Err(session::usage(format!("{} cannot be restarted", step.component.written)));
+            }
+            (Does::Return, part) => {
+                let target = targets.next().unwrap_or(Target::Previous);
+                planner.rollback(id, part.component(), target, &after)
+            }
+        };
+    }
     let mut plan = planner.plan().await?;
     if let Some(cluster) = servers.cluster() {
         lease::warn(cluster, &mut plan).await;
     }
     let locators = place::locators(app, &servers, &parts, &settings.workload)?;
     Ok(Prepared { servers, parts, plan, locators })
+}
+
+/// The steps of a plan of the runbook, or the return of each component that was typed.
+fn asked(app: &App, words: &[String]) -> Result<Planned, Failure> {
+    if let ([name], Some(runbook)) = (words, &app.runbook)
+        && let Some(planned) = runbook.plan(name)
+    {
+        for PlannedStep { component, .. } in &planned.steps {
+            app.check_namespace(&component.written, component.namespace.as_deref())?;
+        }
+        if !runbook.unused.is_empty() {
+            let unused = runbook.unused.join(", ");
+            output::say(&format!(
+                "warning: this version does not carry out what the runbook says of: {unused}"
+            ));
+        }
+        return Ok(planned);
+    }
+    // The components' own ids name their steps.
+    let step =
+        |component| PlannedStep { id: String::new(), component, does: Does::Return, after: Vec::new() };
+    let steps = app.components(words)?.into_iter().map(step).collect();
+    Ok(Planned { on_failure: None, steps })
 }
 
 /// Asks each server once whether it answers.

@@ -16,6 +16,7 @@ mod leases;
 mod marks;
 mod models;
 mod procedures;
+mod runbook;
 mod runs;
 mod services;
 

@@ -9,7 +9,7 @@ const SERVICE: &str = "isvc/inflow-baseline";
 const NAME: &str = "inflow-baseline";
 
 /// An InferenceService whose revisions ran these models, in order.
-async fn deployed(mode: &str, models: &[&str]) -> Namespace {
+pub(crate) async fn deployed(mode: &str, models: &[&str]) -> Namespace {
     let testbed = Testbed::shared().await;
     testbed.kserve().await;
     let namespace = testbed.namespace("services").await;
@@ -45,7 +45,7 @@ async fn settled(namespace: &Namespace, model: &str) {
     panic!("{model} is not taken up: {:#}", namespace.get(SERVICES, NAME).await);
 }
 
-async fn model(namespace: &Namespace) -> Value {
+pub(crate) async fn model(namespace: &Namespace) -> Value {
     namespace.get(SERVICES, NAME).await["spec"]["predictor"]["xgboost"]["storageUri"].clone()
 }
 

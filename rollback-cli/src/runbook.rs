@@ -1,0 +1,421 @@
+//! The runbook: components and plans by their names.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use rollback_core::{Error, ErrorKind, FailurePolicy, Result};
+use rollback_k8s::WorkloadKind;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::naming::{Component, Kind};
+
+/// The file that is read where none is named.
+pub(crate) const DEFAULT: &str = "rollback.yaml";
+
+/// Components and plans, checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Runbook {
+    path: PathBuf,
+    components: Vec<Component>,
+    plans: Vec<PlanEntry>,
+    journal: Option<JournalEntry>,
+    /// Sections that this version reads and does not carry out.
+    pub(crate) unused: Vec<&'static str>,
+}
+
+/// What a plan of the runbook does.
+#[derive(Clone, Debug)]
+pub(crate) struct Planned {
+    pub(crate) on_failure: Option<FailurePolicy>,
+    pub(crate) steps: Vec<PlannedStep>,
+}
+
+/// One step of it.
+#[derive(Clone, Debug)]
+pub(crate) struct PlannedStep {
+    pub(crate) id: String,
+    pub(crate) component: Component,
+    pub(crate) does: Does,
+    pub(crate) after: Vec<String>,
+}
+
+/// What a step does with its component.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Does {
+    Return,
+    /// It goes to what the step of this name leads to.
+    Follow(String),
+    Restart,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct File {
+    api_version: String,
+    kind: String,
+    #[serde(default)]
+    #[allow(dead_code, reason = "read so that it is checked")]
+    metadata: Option<Metadata>,
+    #[serde(default)]
+    components: Vec<Entry>,
+    #[serde(default)]
+    plans: Vec<PlanEntry>,
+    #[serde(default)]
+    irreversible: Option<Value>,
+    #[serde(default)]
+    policies: Option<Value>,
+    #[serde(default)]
+    notify: Option<Value>,
+    #[serde(default)]
+    incidents: Option<Value>,
+    #[serde(default)]
+    journal: Option<JournalEntry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "read so that it is checked")]
+struct Metadata {
+    name: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Entry {
+    name: String,
+    deployment: Option<Object>,
+    stateful_set: Option<Object>,
+    daemon_set: Option<Object>,
+    inference_service: Option<Object>,
+    mlflow: Option<Mlflow>,
+    environment: Option<Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Object {
+    namespace: Option<String>,
+    name: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Mlflow {
+    tracking_uri: Option<String>,
+    model: String,
+    stage: Option<String>,
+    alias: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct PlanEntry {
+    name: String,
+    on_failure: Option<OnFailure>,
+    steps: Vec<StepEntry>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+enum OnFailure {
+    Halt,
+    Compensate,
+    Continue,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StepEntry {
+    component: Option<String>,
+    restart: Option<String>,
+    #[serde(default)]
+    after: Vec<String>,
+    follows: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+enum JournalEntry {
+    Sqlite(PathBuf),
+    Kubernetes { namespace: Option<String> },
+}
+
+impl StepEntry {
+    /// The name of the step, by which others come after it.
+    fn id(&self) -> Option<&str> {
+        self.component.as_deref().or(self.restart.as_deref())
+    }
+}
+
+impl Runbook {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// `InvalidConfig`, with everything that is wrong.
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        let shown = path.display();
+        let text = std::fs::read_to_string(path).map_err(|e| {
+            Error::new(ErrorKind::InvalidConfig, format!("cannot read the runbook {shown}")).with_source(e)
+        })?;
+        Self::parse(&text, path).map_err(|mut faults| {
+            faults.insert(0, format!("the runbook {shown} cannot be used"));
+            Error::new(ErrorKind::InvalidConfig, faults.join("; "))
+        })
+    }
+
+    fn parse(text: &str, path: &Path) -> std::result::Result<Self, Vec<String>> {
+        // The error says where, by line and column.
+        let file: File = serde_yaml_ng::from_str(text).map_err(|e| vec![e.to_string()])?;
+        let mut faults = Vec::new();
+        if (file.api_version.as_str(), file.kind.as_str()) != ("rollback.dev/v1alpha1", "Runbook") {
+            faults.push(format!(
+                "it is a {} of {}, and not a Runbook of rollback.dev/v1alpha1",
+                file.kind, file.api_version
+            ));
+        }
+        let mut names = BTreeSet::new();
+        let mut components = Vec::new();
+        for (index, entry) in file.components.into_iter().enumerate() {
+            let place = format!("components[{index}] ({})", entry.name);
+            if !names.insert(entry.name.clone()) {
+                faults.push(format!("{place}: the name is given twice"));
+            }
+            if entry.name.is_empty() || entry.name.contains(['/', '=', ',']) {
+                faults.push(format!("{place}: a name has no '/', '=' or ','"));
+            }
+            match entry.component() {
+                Ok(component) => components.push(component),
+                Err(fault) => faults.push(format!("{place}: {fault}")),
+            }
+        }
+        for (index, plan) in file.plans.iter().enumerate() {
+            let place = format!("plans[{index}] ({})", plan.name);
+            if !names.insert(plan.name.clone()) {
+                faults.push(format!("{place}: the name is given twice"));
+            }
+            plan.check(&place, &components, &mut faults);
+        }
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        let unused = [
+            ("irreversible", file.irreversible.is_some()),
+            ("policies", file.policies.is_some()),
+            ("notify", file.notify.is_some()),
+            ("incidents", file.incidents.is_some()),
+        ];
+        Ok(Self {
+            path: path.to_owned(),
+            components,
+            plans: file.plans,
+            journal: file.journal,
+            unused: unused.into_iter().filter_map(|(name, is_there)| is_there.then_some(name)).collect(),
+        })
+    }
+
+    /// The component of this name.
+    pub(crate) fn component(&self, name: &str) -> Option<&Component> {
+        self.components.iter().find(|component| component.written == name)
+    }
+
+    /// The plan of this name.
+    pub(crate) fn plan(&self, name: &str) -> Option<Planned> {
+        let plan = self.plans.iter().find(|plan| plan.name == name)?;
+        let step = |step: &StepEntry| {
+            let id = step.id()?;
+            let does = match (&step.restart, &step.follows) {
+                (Some(_), _) => Does::Restart,
+                (None, Some(followed)) => Does::Follow(followed.clone()),
+                (None, None) => Does::Return,
+            };
+            Some(PlannedStep {
+                id: id.to_owned(),
+                component: self.component(id)?.clone(),
+                does,
+                after: step.after.clone(),
+            })
+        };
+        Some(Planned {
+            on_failure: plan.on_failure.map(|policy| match policy {
+                OnFailure::Halt => FailurePolicy::Halt,
+                OnFailure::Compensate => FailurePolicy::Compensate,
+                OnFailure::Continue => FailurePolicy::Continue,
+            }),
+            steps: plan.steps.iter().filter_map(step).collect(),
+        })
+    }
+
+    /// What a component follows, in whichever plan.
+    pub(crate) fn followed_by(&self, name: &str) -> Option<&Component> {
+        let mut steps = self.plans.iter().flat_map(|plan| &plan.steps);
+        let step = steps.find(|step| step.component.as_deref() == Some(name) && step.follows.is_some())?;
+        self.component(step.follows.as_deref()?)
+    }
+
+    /// Its names, for whoever mistyped one.
+    pub(crate) fn names(&self) -> String {
+        let components = self.components.iter().map(|component| component.written.as_str());
+        components.chain(self.plans.iter().map(|plan| plan.name.as_str())).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Where it says that runs are kept, as `--journal` takes it.
+    pub(crate) fn journal(&self) -> Option<PathBuf> {
+        Some(match self.journal.as_ref()? {
+            JournalEntry::Sqlite(path) => self.path.parent().unwrap_or(Path::new("")).join(path),
+            JournalEntry::Kubernetes { namespace } => match namespace {
+                Some(namespace) => format!("kubernetes:{namespace}").into(),
+                None => "kubernetes".into(),
+            },
+        })
+    }
+}
+
+impl Entry {
+    fn component(self) -> std::result::Result<Component, String> {
+        let object = |kind: Kind, object: Object| Component {
+            written: self.name.clone(),
+            kind,
+            namespace: object.namespace,
+            name: object.name,
+            tracking_uri: None,
+        };
+        let mut found = Vec::new();
+        for (kind, entry) in [
+            (WorkloadKind::Deployment, self.deployment),
+            (WorkloadKind::StatefulSet, self.stateful_set),
+            (WorkloadKind::DaemonSet, self.daemon_set),
+        ] {
+            found.extend(entry.map(|entry| object(Kind::Workload(kind), entry)));
+        }
+        found.extend(self.inference_service.map(|entry| object(Kind::Service, entry)));
+        if let Some(model) = self.mlflow {
+            let pointer = match (model.stage, model.alias) {
+                (Some(_), Some(_)) => return Err("stage and alias name two pointers: give one".into()),
+                (stage, None) => Some(stage.unwrap_or_else(|| "Production".into())),
+                (None, Some(alias)) => Some(format!("alias:{alias}")),
+            };
+            found.push(Component {
+                written: self.name.clone(),
+                kind: Kind::Model(pointer),
+                namespace: None,
+                name: model.model,
+                tracking_uri: model.tracking_uri,
+            });
+        }
+        let kinds = "deployment, statefulSet, daemonSet, inferenceService or mlflow";
+        match (<[Component; 1]>::try_from(found), self.environment) {
+            (Ok([component]), None) => Ok(component),
+            (Err(none), Some(_)) if none.is_empty() => Err("an environment is not supported yet".into()),
+            (Err(none), None) if none.is_empty() => Err(format!("it says not what it is: {kinds}")),
+            (Ok(_) | Err(_), _) => Err(format!("it says more than once what it is: one of {kinds}")),
+        }
+    }
+}
+
+impl PlanEntry {
+    fn check(&self, place: &str, components: &[Component], faults: &mut Vec<String>) {
+        let ids: Vec<&str> = self.steps.iter().filter_map(StepEntry::id).collect();
+        if self.steps.is_empty() {
+            faults.push(format!("{place}: it has no steps"));
+        }
+        for (index, step) in self.steps.iter().enumerate() {
+            let place = format!("{place}.steps[{index}]");
+            let Some(id) = step.id().filter(|_| step.component.is_none() || step.restart.is_none()) else {
+                faults.push(format!("{place}: it names either a component or a restart"));
+                continue;
+            };
+            let known = components.iter().find(|component| component.written == id);
+            match known {
+                None => faults.push(format!("{place}: {id} is no component of the runbook")),
+                Some(known) if step.restart.is_some() && !matches!(known.kind, Kind::Workload(_)) => {
+                    faults.push(format!("{place}: {id} cannot be restarted, only a workload can"));
+                }
+                Some(_) => {}
+            }
+            if ids.iter().filter(|other| **other == id).count() > 1 {
+                faults.push(format!("{place}: {id} is in the plan twice"));
+            }
+            if step.restart.is_some() && step.follows.is_some() {
+                faults.push(format!("{place}: a restart follows nothing"));
+            }
+            for other in step.after.iter().chain(&step.follows) {
+                if !ids.contains(&other.as_str()) {
+                    faults.push(format!("{place}: {other} is no step of this plan"));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MODEL: &str = "
+apiVersion: rollback.dev/v1alpha1
+kind: Runbook
+metadata: { name: inflow-staging }
+components:
+  - name: registry
+    mlflow: { trackingUri: 'http://mlflow:5000', model: inflow-baseline, stage: Production }
+  - name: serving
+    inferenceService: { namespace: inflow-staging, name: inflow-baseline }
+  - name: loader
+    deployment: { namespace: inflow-staging, name: loader }
+plans:
+  - name: model
+    onFailure: Compensate
+    steps:
+      - { component: registry }
+      - { component: serving, after: [registry], follows: registry }
+      - { restart: loader, after: [registry] }
+policies: []
+journal: { sqlite: runs.db }
+";
+
+    fn parse(text: &str) -> std::result::Result<Runbook, Vec<String>> {
+        Runbook::parse(text, Path::new("/etc/rollback/rollback.yaml"))
+    }
+
+    #[test]
+    fn a_plan_says_what_follows_and_what_restarts() {
+        let runbook = parse(MODEL).unwrap();
+        let plan = runbook.plan("model").unwrap();
+        let steps: Vec<_> =
+            plan.steps.iter().map(|s| (s.id.as_str(), s.does.clone(), s.after.clone())).collect();
+        assert_eq!(
+            steps,
+            [
+                ("registry", Does::Return, Vec::new()),
+                ("serving", Does::Follow("registry".into()), vec!["registry".into()]),
+                ("loader", Does::Restart, vec!["registry".into()]),
+            ]
+        );
+        assert_eq!(plan.on_failure, Some(FailurePolicy::Compensate));
+        assert_eq!(runbook.followed_by("serving").unwrap().written, "registry");
+        assert_eq!(
+            (runbook.unused.as_slice(), runbook.journal()),
+            (&["policies"][..], Some("/etc/rollback/runs.db".into()))
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_all_at_once_and_with_its_place() {
+        let text = MODEL
+            .replace("{ restart: loader, after: [registry] }", "{ restart: serving, after: [nobody] }")
+            .replace("name: loader\n    deployment", "name: serving\n    deployment")
+            .replace("stage: Production", "stage: Production, alias: champion");
+        let faults = parse(&text).unwrap_err().join("\n");
+        for part in [
+            "components[0] (registry): stage and alias",
+            "components[2] (serving): the name is given twice",
+            "plans[0] (model).steps[2]: serving cannot be restarted",
+            "plans[0] (model).steps[2]: nobody is no step",
+            "plans[0] (model).steps[0]: registry is no component",
+        ] {
+            assert!(faults.contains(part), "{part}:\n{faults}");
+        }
+        let unknown = parse(&MODEL.replace("stage: Production", "stagee: Production")).unwrap_err();
+        assert!(unknown[0].contains("stagee") && unknown[0].contains("line 7"), "{unknown:?}");
+    }
+}

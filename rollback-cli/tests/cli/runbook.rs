@@ -1,0 +1,112 @@
+//! Components and plans by the names that a runbook gives them.
+
+use std::path::Path;
+
+use rollback_tests::{Mlflow, MlflowVersion, Namespace, Output, Testbed};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::services::{deployed, model};
+use crate::{command, finish, json};
+
+/// A folder with a runbook of a model and the service that follows it.
+async fn runbook(namespace: &Namespace, registered: &str) -> TempDir {
+    let server = Mlflow::shared(MlflowVersion::Three).await;
+    let text = format!(
+        "apiVersion: rollback.dev/v1alpha1
+kind: Runbook
+metadata: {{ name: test }}
+components:
+  - name: registry
+    mlflow: {{ trackingUri: '{}', model: {registered}, stage: Production }}
+  - name: serving
+    inferenceService: {{ namespace: {}, name: inflow-baseline }}
+plans:
+  - name: model
+    steps:
+      - {{ component: registry }}
+      - {{ component: serving, after: [registry], follows: registry }}
+journal: {{ sqlite: runs.db }}
+",
+        server.url(),
+        namespace.name()
+    );
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("rollback.yaml"), text).unwrap();
+    folder
+}
+
+/// Calls the command in a folder, with no other journal than the folder's runbook says.
+async fn call(folder: &Path, args: &[&str]) -> Output {
+    let mut command = command(Testbed::shared().await.kubeconfig(), args);
+    command.current_dir(folder).env_remove("ROLLBACK_JOURNAL");
+    finish(command.spawn().unwrap()).await
+}
+
+/// A registered model whose third version is in Production.
+async fn registered() -> String {
+    let server = Mlflow::shared(MlflowVersion::Three).await;
+    let name = server
+        .model(
+            &["v3", "v4", "v5"].map(|v| format!("s3://models/baseline/{v}")).each_ref().map(String::as_str),
+        )
+        .await;
+    server.stage(&name, "3", "Production", true).await;
+    name
+}
+
+#[tokio::test]
+async fn to_version_2_is_said_once_and_the_service_follows() {
+    let namespace = deployed("Knative", &["v4", "v5"]).await;
+    let name = registered().await;
+    let folder = runbook(&namespace, &name).await;
+    let folder = folder.path();
+    let history = json(&call(folder, &["history", "serving", "-o", "json"]).await.ok());
+    assert_eq!(history["revisions"][0]["summary"], "s3://models/baseline/v5 (version 3)");
+
+    let skip = "--artifact-check=skip";
+    let plan = json(&call(folder, &["plan", "model", "--to-revision", "2", skip, "-o", "json"]).await.ok());
+    let ids: Vec<_> = plan["steps"].as_array().unwrap().iter().map(|step| step["id"].clone()).collect();
+    assert_eq!(ids, ["registry", "serving.1", "serving.2", "serving.3"]);
+    assert_eq!(plan["steps"][1]["after"], json!(["registry"]));
+
+    let undo = call(folder, &["undo", "model", "--to-revision", "2", skip, "--yes", "-o", "json"]).await;
+    let run = json(&undo.stdout);
+    assert_eq!((undo.code, &run["outcome"]), (0, &json!("Completed")), "{undo:?}");
+    assert_eq!(model(&namespace).await, "s3://models/baseline/v4");
+    let stages = Mlflow::shared(MlflowVersion::Three).await.observe(&name).await["stages"].clone();
+    assert_eq!(stages, json!({"1": "None", "2": "Production", "3": "Archived"}));
+
+    // It was recorded where the runbook says, beside it.
+    let runs = json(&call(folder, &["runs", "-o", "json"]).await.ok());
+    assert_eq!(runs[0]["run"], run["run"]);
+    assert!(folder.join("runs.db").exists());
+    let back = call(folder, &["revert", run["run"].as_str().unwrap(), "--yes"]).await;
+    assert_eq!((back.code, model(&namespace).await), (0, json!("s3://models/baseline/v5")), "{back:?}");
+}
+
+#[tokio::test]
+async fn what_the_runbook_does_not_know_or_says_wrongly_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let error = async |args: &[&str]| -> (i32, Value) {
+        let output = call(folder, &[args, &["-o", "json"]].concat()).await;
+        let line = output.stderr.lines().last().unwrap_or_default().to_owned();
+        (output.code, json(&line)["error"].clone())
+    };
+    let (code, told) = error(&["undo", "model", "--yes"]).await;
+    assert!(code == 2 && told["message"].as_str().unwrap().contains("there is no runbook"), "{told}");
+
+    let text = "apiVersion: rollback.dev/v1alpha1\nkind: Runbook\ncomponents:\n- name: web\n  deployment: { name: web }\n";
+    std::fs::write(folder.join("rollback.yaml"), text).unwrap();
+    let (code, told) = error(&["undo", "wbe", "--yes"]).await;
+    assert!(code == 2 && told["hint"].as_str().unwrap().contains("it knows: web"), "{told}");
+
+    std::fs::write(folder.join("rollback.yaml"), text.replace("deployment", "deploymnt")).unwrap();
+    let (code, told) = error(&["history", "web", "-f", "rollback.yaml"]).await;
+    let message = told["message"].as_str().unwrap();
+    assert!(code == 2 && message.contains("deploymnt") && message.contains("line 5"), "{told}");
+    // What is typed in full does not need it.
+    let full = call(folder, &["history", "deployment/none"]).await;
+    assert!(full.code == 1 && full.stderr.contains("warning: the runbook"), "{full:?}");
+}
