@@ -134,10 +134,16 @@ struct StepEntry {
 }
 
 #[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-enum JournalEntry {
-    Sqlite(PathBuf),
-    Kubernetes { namespace: Option<String> },
+#[serde(deny_unknown_fields)]
+struct JournalEntry {
+    sqlite: Option<PathBuf>,
+    kubernetes: Option<InCluster>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct InCluster {
+    namespace: Option<String>,
 }
 
 impl StepEntry {
@@ -194,6 +200,13 @@ impl Runbook {
                 faults.push(format!("{place}: the name is given twice"));
             }
             plan.check(&place, &components, &mut faults);
+        }
+        if file
+            .journal
+            .as_ref()
+            .is_some_and(|journal| journal.sqlite.is_some() == journal.kubernetes.is_some())
+        {
+            faults.push("journal: it is either sqlite or kubernetes".into());
         }
         if !faults.is_empty() {
             return Err(faults);
@@ -260,13 +273,15 @@ impl Runbook {
 
     /// Where it says that runs are kept, as `--journal` takes it.
     pub(crate) fn journal(&self) -> Option<PathBuf> {
-        Some(match self.journal.as_ref()? {
-            JournalEntry::Sqlite(path) => self.path.parent().unwrap_or(Path::new("")).join(path),
-            JournalEntry::Kubernetes { namespace } => match namespace {
-                Some(namespace) => format!("kubernetes:{namespace}").into(),
-                None => "kubernetes".into(),
-            },
-        })
+        let JournalEntry { sqlite, kubernetes } = self.journal.as_ref()?;
+        match (sqlite, kubernetes) {
+            (Some(path), _) => Some(self.path.parent().unwrap_or(Path::new("")).join(path)),
+            (None, Some(InCluster { namespace: Some(namespace) })) => {
+                Some(format!("kubernetes:{namespace}").into())
+            }
+            (None, Some(InCluster { namespace: None })) => Some("kubernetes".into()),
+            (None, None) => None,
+        }
     }
 }
 

@@ -233,6 +233,11 @@ impl Cluster {
             .await
     }
 
+    pub(crate) async fn server_side_apply(&self, path: &str, body: &Value, what: &str) -> Result<Value> {
+        let content = ("application/apply-patch+yaml", body);
+        self.send(Method::PATCH, path, Form::Whole, Some(content), what).await
+    }
+
     /// All items of a list, page by page. `query` is encoded already and may be empty.
     ///
     /// # Errors

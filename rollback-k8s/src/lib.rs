@@ -4,6 +4,7 @@
     reason = "objects are raw JSON, and reading a member of a serde_json::Value cannot fail; nothing else is indexed"
 )]
 
+mod apply;
 mod cluster;
 mod error;
 mod guard;

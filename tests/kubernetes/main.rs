@@ -10,6 +10,7 @@
 #![allow(clippy::disallowed_methods, reason = "real servers live in real time")]
 
 mod api_server;
+mod apply;
 mod conformance;
 mod differential;
 mod journal;

@@ -130,12 +130,17 @@ fn nothing_to_do(step: &Step) -> String {
 
 /// What the server's dry run accepted.
 pub(crate) fn dry_run(plan: &Plan) -> String {
-    plan.steps().iter().fold(String::new(), |text, step| {
+    // What takes several changes was checked as the one that they amount to.
+    let ends = plan.steps().iter().filter(|step| !step.change.passage.to_between);
+    ends.fold(String::new(), |text, step| {
         let (component, change) = (&step.change.component, &step.change);
+        let from =
+            plan.changes_of(component).find(|first| !first.passage.from_between).map(|first| &first.from.id);
+        let from = from.filter(|_| change.passage.from_between).unwrap_or(&change.from.id);
         let line = if change.is_noop() {
             nothing_to_do(step)
         } else {
-            format!("{component} rolled back ({} → {}) (server dry run)", change.from.id, change.to.id)
+            format!("{component} rolled back ({from} → {}) (server dry run)", change.to.id)
         };
         text + &line + "\n"
     })
@@ -160,7 +165,8 @@ fn went(planned: &Step, step: &StepReport) -> String {
     let (done, moved) = if is_restart {
         ("restarted", String::new())
     } else {
-        ("rolled back", format!(" ({from} → {to})"))
+        let done = if planned.change.passage.to_between { "on the way" } else { "rolled back" };
+        (done, format!(" ({from} → {to})"))
     };
     match step.outcome {
         StepOutcome::NothingToDo => nothing_to_do(planned),
