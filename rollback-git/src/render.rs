@@ -1,6 +1,5 @@
 //! From a folder to the objects that it stands for.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,14 +8,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rollback_core::{Error, ErrorKind, Fingerprint, Result};
-use serde::Deserialize as _;
 use serde_json::Value;
 use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::error::{from_io, refused};
-use crate::tree::{Folder, KUSTOMIZATIONS};
+use crate::kustomization::KUSTOMIZATIONS;
+use crate::tree::Folder;
+use crate::yaml;
 
 /// What a folder renders.
 #[derive(Clone, PartialEq)]
@@ -62,8 +62,8 @@ pub trait Renderer: fmt::Debug + Send + Sync {
     async fn render(&self, folder: &Folder) -> Result<Rendering>;
 }
 
-/// Renders by `kustomize build`, or `kubectl kustomize`, what has a kustomization, and reads the manifests of a folder
-/// that has none.
+/// Renders by `kustomize build`, or `kubectl kustomize`, what has a kustomization, and all manifests of a folder that has
+/// none, as `kubectl apply -f` takes them.
 ///
 /// The program runs without plugins, Helm, or the user's settings, reads no file outside the root of its
 /// kustomization, and finds no `git` to fetch with.
@@ -94,14 +94,21 @@ impl Kustomize {
     }
 
     fn find(&self) -> Result<PathBuf> {
-        if let Some(program) = &self.program {
-            return Ok(program.clone());
-        }
         let path = std::env::var_os("PATH").unwrap_or_default();
         let folders: Vec<_> = std::env::split_paths(&path).collect();
-        let mut candidates =
-            ["kustomize", "kubectl"].iter().flat_map(|name| folders.iter().map(move |f| f.join(name)));
-        candidates.find(|program| program.is_file()).ok_or_else(|| {
+        let on_path =
+            |name: &Path| folders.iter().map(|folder| folder.join(name)).find(|program| program.is_file());
+        if let Some(program) = &self.program {
+            // It runs elsewhere, and with another PATH.
+            let is_name = program.components().count() == 1;
+            let found = on_path(program).filter(|_| is_name);
+            return match found {
+                Some(found) => Ok(found),
+                None => std::path::absolute(program).map_err(|e| from_io(e, "there is no current folder")),
+            };
+        }
+        let found = ["kustomize", "kubectl"].iter().find_map(|name| on_path(Path::new(name)));
+        found.ok_or_else(|| {
             Error::new(
                 ErrorKind::InvalidConfig,
                 "there is neither kustomize nor kubectl on the PATH to render with",
@@ -126,10 +133,11 @@ impl Kustomize {
         if self.allow_network {
             command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
         } else {
-            command.env("PATH", &nothing);
+            // It fetches without a program, too: through a proxy that is not there.
+            command.env("PATH", &nothing).env("HTTP_PROXY", NOWHERE).env("HTTPS_PROXY", NOWHERE);
         }
         command.current_dir(&nothing).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.kill_on_drop(true);
+        command.kill_on_drop(true).process_group(0);
         let late = || {
             let message = format!("rendering took longer than {} s", self.timeout.as_secs());
             Error::new(ErrorKind::Timeout, message)
@@ -141,8 +149,9 @@ impl Kustomize {
             return Err(refused(format!("it does not render: {}", reason(&said))));
         }
         let warnings =
-            said.lines().filter_map(|line| line.trim().strip_prefix("# Warning: ")).map(str::to_owned);
-        Ok(Rendering { objects: parse(&output, "the rendering")?, warnings: warnings.collect(), renderer })
+            said.lines().map(|line| line.trim().trim_start_matches("# Warning: ")).map(without_time);
+        let warnings = warnings.filter(|line| !line.is_empty()).map(str::to_owned).collect();
+        Ok(Rendering { objects: parse(&output)?, warnings, renderer })
     }
 
     /// What a program prints to stdout and stderr, and whether it succeeded.
@@ -174,6 +183,13 @@ impl Kustomize {
         };
         let (output, said) = tokio::try_join!(output, said)?;
         let status = child.wait().await.map_err(failed)?;
+        if matches!(status.code(), Some(126 | 127)) {
+            let said = String::from_utf8_lossy(&said).into_owned();
+            let message = format!("{name} cannot be run: {}", reason(&said));
+            return Err(Error::new(ErrorKind::InvalidConfig, message).with_hint(
+                "name the program itself: a wrapper finds nothing on the empty PATH that it runs with",
+            ));
+        }
         let output =
             String::from_utf8(output).map_err(|e| refused("it renders what is not UTF-8").with_source(e))?;
         Ok((output, String::from_utf8_lossy(&said).into_owned(), status.success()))
@@ -189,17 +205,25 @@ impl Renderer for Kustomize {
                 "hold what it needs in the repository: what is fetched is not pinned by a commit",
             ));
         }
-        let is_there = |name: &str| folder.path().join(name).exists();
-        if KUSTOMIZATIONS.iter().any(|name| is_there(name)) {
-            return self.build(folder).await;
+        let is_there = |name: &&str| folder.path().join(name).exists();
+        if !KUSTOMIZATIONS.iter().any(is_there) {
+            // Read by the same program, so that YAML means the same: what is `yes` or `0400` to kubectl is.
+            let resources = manifests(folder.path())?;
+            let text = serde_json::json!({"resources": resources}).to_string();
+            fs::write(folder.path().join("kustomization.yaml"), text)
+                .map_err(|e| from_io(e, "cannot write to the temporary folder"))?;
         }
-        let path = folder.path().to_owned();
-        let read = tokio::task::spawn_blocking(move || manifests(&path)).await;
-        let objects = read.unwrap_or_else(|e| {
-            Err(Error::new(ErrorKind::Unexpected, "reading the manifests ended early").with_source(e))
-        })?;
-        Ok(Rendering { objects, warnings: Vec::new(), renderer: "the manifests of the folder".into() })
+        self.build(folder).await
     }
+}
+
+/// A proxy that nobody serves.
+const NOWHERE: &str = "http://127.0.0.1:9";
+
+/// A line without the time that the log of Go puts before it.
+fn without_time(line: &str) -> &str {
+    let is_time = |text: &str| text.chars().all(|c| c.is_ascii_digit() || c == '/' || c == ':' || c == ' ');
+    line.split_at_checked(20).filter(|(time, _)| is_time(time)).map_or(line, |(_, rest)| rest)
 }
 
 /// Why, in one line, without what klog puts before it.
@@ -208,6 +232,9 @@ fn reason(said: &str) -> String {
     let text = lines.map(str::trim).collect::<Vec<_>>().join(" ");
     let text = text.split_once("err=\"").map_or(text.as_str(), |(_, rest)| rest.trim_end_matches('"'));
     let text = text.trim_start_matches("Error: ").trim_start_matches("error: ");
+    // It shows content, which may be that of a Secret.
+    let shown = ["node contents", "literal source"].iter().filter_map(|mark| text.find(mark)).min();
+    let text = shown.map_or(text, |at| text.get(..at).unwrap_or(text).trim_end_matches([' ', ':', ',']));
     match text.char_indices().nth(MOST_SAID) {
         // The end tells more than the beginning.
         Some(_) => {
@@ -222,57 +249,41 @@ fn reason(said: &str) -> String {
 /// How much of what a renderer says is told, in characters.
 const MOST_SAID: usize = 1000;
 
-/// The objects of the manifests in a folder, as `kubectl apply -f` takes them: not those in folders below.
-fn manifests(folder: &Path) -> Result<Vec<Value>> {
+/// The manifests in a folder, as `kubectl apply -f` takes them: not those in folders below.
+fn manifests(folder: &Path) -> Result<Vec<String>> {
     let failed = |e| from_io(e, "cannot read the files of the revision");
-    let mut files = BTreeMap::new();
+    let mut files = Vec::new();
     for entry in fs::read_dir(folder).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
         let is_manifest = path.extension().is_some_and(|end| end == "yaml" || end == "yml" || end == "json");
         if is_manifest && path.is_file() {
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            files.insert(name, fs::read_to_string(&path).map_err(failed)?);
+            files.push(path.file_name().unwrap_or_default().to_string_lossy().into_owned());
         }
     }
     if files.is_empty() {
         return Err(refused("it holds neither a kustomization nor manifests"));
     }
-    let mut objects = Vec::new();
-    for (name, text) in files {
-        objects.extend(parse(&text, &name)?);
-    }
-    Ok(objects)
+    files.sort();
+    Ok(files)
 }
 
-/// The objects of a text of YAML documents; `place` names it in errors.
-fn parse(text: &str, place: &str) -> Result<Vec<Value>> {
+/// The objects of a rendering.
+fn parse(text: &str) -> Result<Vec<Value>> {
+    let documents =
+        yaml::documents(text).map_err(|why| refused(format!("the rendering is not valid: {why}")))?;
     let mut objects = Vec::new();
-    for (index, document) in serde_yaml_ng::Deserializer::from_str(text).enumerate() {
-        let place = format!("document {} of {place}", index + 1);
-        // By way of YAML's own values, which know when a key is given twice.
-        let document = serde_yaml_ng::Value::deserialize(document)
-            .map_err(|e| refused(format!("{place} is not valid: {e}")))?;
-        if document.is_null() {
-            continue;
-        }
+    for (index, document) in documents.into_iter().enumerate() {
+        let place = format!("document {} of the rendering", index + 1);
         let object: Value =
             serde_json::to_value(document).map_err(|e| refused(format!("{place} is not valid: {e}")))?;
-        let items = object.get("items").and_then(Value::as_array).cloned();
-        match (object.get("kind").and_then(Value::as_str), items) {
-            (Some(kind), Some(items)) if kind.ends_with("List") => objects.extend(items),
-            _ => objects.push(object),
-        }
-    }
-    for object in &objects {
         let is_named = ["/apiVersion", "/kind", "/metadata/name"].iter().all(|pointer| {
             object.pointer(pointer).and_then(Value::as_str).is_some_and(|text| !text.is_empty())
         });
         if !is_named {
             let kind = object.get("kind").and_then(Value::as_str).unwrap_or("no kind");
-            return Err(refused(format!(
-                "{place} holds an object ({kind}) without apiVersion, kind or name"
-            )));
+            return Err(refused(format!("{place} is an object ({kind}) without apiVersion, kind or name")));
         }
+        objects.push(object);
     }
     Ok(objects)
 }
@@ -282,21 +293,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn objects_are_read_with_lists_opened_and_empty_documents_left_out() {
-        let text = "---\napiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: ConfigMap, metadata: {name: a}}\n---\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: b}\n";
-        let names: Vec<_> = parse(text, "x").unwrap().iter().map(|o| o["metadata"]["name"].clone()).collect();
-        assert_eq!(names, ["a", "b"]);
-    }
-
-    #[test]
     fn what_is_no_object_is_named() {
         for (text, part) in [
-            ("kind: ConfigMap", "without apiVersion"),
-            ("a: 1\na: 2", "document 1 of x is not valid"),
-            ("a: [", "document 1 of x is not valid"),
+            ("kind: ConfigMap", "document 1 of the rendering is an object (ConfigMap) without"),
+            ("a: 1\na: 2", "the rendering is not valid"),
+            ("a: [", "the rendering is not valid"),
             ("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: 3}", "without apiVersion"),
         ] {
-            let error = parse(text, "x").unwrap_err();
+            let error = parse(text).unwrap_err();
             assert!(error.to_string().contains(part), "{text}: {error}");
         }
     }
@@ -306,6 +310,8 @@ mod tests {
         let klog = "E1123 14:33:12.788829 25940 run.go:72] \"command failed\" err=\"no such file\"";
         assert_eq!(reason(klog), "no such file");
         assert_eq!(reason("Error: accumulating resources: x"), "accumulating resources: x");
+        assert_eq!(reason("Error: wrong node, node contents: {p: hunter2}"), "wrong node");
+        assert_eq!(without_time("2026/11/25 18:00:00 well-defined vars"), "well-defined vars");
     }
 
     #[test]

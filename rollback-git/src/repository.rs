@@ -1,5 +1,6 @@
 //! The revisions of a repository that hold a path. Nothing here touches the working tree, the index or a ref.
 
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -95,9 +96,14 @@ impl Repository {
                 format!("{url:?} is not the URL of a repository"),
             ));
         }
-        if !cache.join("HEAD").exists() {
-            std::fs::create_dir_all(cache)
-                .map_err(|e| from_io(e, format!("cannot make the folder {}", cache.display())))?;
+        let failed = |e| from_io(e, format!("cannot make the folder {}", cache.display()));
+        let cache = &std::path::absolute(cache).map_err(failed)?;
+        if cache.join("HEAD").exists() {
+            // It refuses one of somebody else, whose settings would be programs to run.
+            git2::Repository::open(cache)
+                .map_err(|e| from_git(e, format!("cannot open the clone {}", cache.display())))?;
+        } else {
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(cache).map_err(failed)?;
             git(&["init", "--quiet", "--bare"], cache, url).await?;
         }
         // Tags that moved are taken over: who pinned one compares commits.
@@ -113,16 +119,17 @@ impl Repository {
         &self.folder
     }
 
-    /// The URL of the remote `origin`, without a password, else the path of the repository: what tells it apart from
-    /// others.
+    /// Host and path of the remote `origin`, else the path of the repository: what tells it apart from others, however it
+    /// is reached.
     ///
     /// # Errors
     /// As [`Repository::local`].
     pub fn identity(&self) -> Result<String> {
-        let repository = self.open()?;
-        let url =
-            repository.find_remote("origin").ok().and_then(|remote| remote.url().ok().map(str::to_owned));
-        Ok(url.map_or_else(|| self.folder.display().to_string(), |url| without_password(&url)))
+        let config =
+            self.open()?.config().map_err(|e| from_git(e, "cannot read the settings of the repository"))?;
+        // As it is written: what it is rewritten to differs from person to person.
+        let url = config.get_string("remote.origin.url").ok();
+        Ok(url.map_or_else(|| self.folder.display().to_string(), |url| place_of(&url)))
     }
 
     /// The tags that match a pattern (as of the shell, such as `v*`) and hold the path, newest version first. What is
@@ -131,7 +138,11 @@ impl Repository {
     /// # Errors
     /// When the repository cannot be read.
     pub async fn tags(&self, pattern: &str, path: &Path) -> Result<Vec<Tag>> {
-        let (pattern, path) = (pattern.to_owned(), path.to_owned());
+        let pattern = pattern.to_owned();
+        let path = crate::tree::inside(Path::new(""), path).ok_or_else(|| {
+            let message = format!("{} is not a path inside the repository", path.display());
+            Error::new(ErrorKind::InvalidConfig, message)
+        })?;
         self.read(move |repository| {
             let names =
                 repository.tag_names(Some(&pattern)).map_err(|e| from_git(e, "cannot list the tags"))?;
@@ -146,7 +157,8 @@ impl Repository {
                 let Ok(commit) = tag.peel_to_commit() else { continue };
                 let tree =
                     commit.tree().map_err(|e| from_git(e, format!("cannot read the tree of {name}")))?;
-                if path.as_os_str().is_empty() || tree.get_path(&path).is_ok() {
+                let is_folder = |entry: git2::TreeEntry<'_>| entry.kind() == Some(ObjectType::Tree);
+                if path.as_os_str().is_empty() || tree.get_path(&path).is_ok_and(is_folder) {
                     tags.push(Tag { name: name.to_owned(), commit: commit_of(&commit)? });
                 }
             }
@@ -166,6 +178,11 @@ impl Repository {
     /// several ids.
     pub async fn resolve(&self, revision: &str) -> Result<Commit> {
         let revision = revision.to_owned();
+        if revision == "HEAD" {
+            // What is checked out is nobody's revision, and the remote's default branch is not meant either.
+            return Err(Error::new(ErrorKind::InvalidConfig, "HEAD names no revision of an environment")
+                .with_hint("name a tag, a branch or a commit"));
+        }
         self.read(move |repository| {
             for prefix in ["refs/tags/", "refs/heads/", "refs/remotes/origin/"] {
                 if let Ok(reference) = repository.find_reference(&format!("{prefix}{revision}")) {
@@ -252,6 +269,23 @@ fn version_of(tag: &str) -> Option<semver::Version> {
     semver::Version::parse(last.strip_prefix(['v', 'V']).unwrap_or(last)).ok()
 }
 
+/// Host and path of a URL, or of what ssh takes for one.
+fn place_of(url: &str) -> String {
+    let plain = without_password(url);
+    let plain = match plain.split_once("://") {
+        Some((_, rest)) => rest.to_owned(),
+        // user@host:path, but no path of this machine.
+        None => match plain.split_once(':') {
+            Some((host, path)) if !host.contains('/') => {
+                let host = host.rsplit('@').next().unwrap_or(host);
+                format!("{host}/{}", path.trim_start_matches('/'))
+            }
+            _ => plain,
+        },
+    };
+    plain.trim_end_matches('/').trim_end_matches(".git").to_owned()
+}
+
 fn without_password(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
     let end = rest.find('/').unwrap_or(rest.len());
@@ -263,6 +297,18 @@ fn without_password(url: &str) -> String {
 
 async fn git(args: &[&str], folder: &Path, url: &str) -> Result<()> {
     let mut command = Command::new("git");
+    // A hook that calls us has set where its own repository is.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        let is_users = text.starts_with("GIT_SSH") || text == "GIT_ASKPASS" || text.starts_with("GIT_CONFIG");
+        if text.starts_with("GIT_") && !is_users {
+            command.env_remove(&name);
+        }
+    }
+    if std::env::var_os("GIT_SSH_COMMAND").is_none() && std::env::var_os("GIT_SSH").is_none() {
+        // ssh asks on the terminal itself.
+        command.env("GIT_SSH_COMMAND", "ssh -oBatchMode=yes");
+    }
     command
         .args(["-c", "core.hooksPath=/dev/null", "-c", "gc.auto=0"])
         .args(args)
@@ -274,9 +320,13 @@ async fn git(args: &[&str], folder: &Path, url: &str) -> Result<()> {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
+        .process_group(0)
         .kill_on_drop(true);
     let shown = without_password(url);
-    let output = match timeout(FETCH_TIMEOUT, command.output()).await {
+    let started = command.spawn();
+    let group = started.as_ref().ok().and_then(tokio::process::Child::id);
+    let run = async { started?.wait_with_output().await };
+    let output = match timeout(FETCH_TIMEOUT, run).await {
         Ok(Ok(output)) => output,
         Ok(Err(e)) if e.kind() == std::io::ErrorKind::NotFound => {
             return Err(Error::new(
@@ -288,6 +338,11 @@ async fn git(args: &[&str], folder: &Path, url: &str) -> Result<()> {
         }
         Ok(Err(e)) => return Err(from_io(e, "git could not be started")),
         Err(_) => {
+            // What fetches is a child of git.
+            let group = group.and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
+            if let Some(group) = group {
+                let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+            }
             let message = format!("fetching {shown} took longer than {} s", FETCH_TIMEOUT.as_secs());
             return Err(Error::new(ErrorKind::Timeout, message).temporary(None));
         }
@@ -313,6 +368,14 @@ mod tests {
         assert_eq!(version("staging/2.0.0-rc.1"), Some("2.0.0-rc.1".into()));
         assert_eq!([version("release-7"), version("v1.4")], [None, None]);
         assert!(version_of("v1.10.0") > version_of("v1.9.0"));
+    }
+
+    #[test]
+    fn a_repository_is_the_same_however_it_is_reached() {
+        for url in ["https://ann:s@host/team/a.git", "ssh://git@host/team/a", "git@host:team/a.git"] {
+            assert_eq!(place_of(url), "host/team/a", "{url}");
+        }
+        assert_eq!(place_of("/srv/a.git"), "/srv/a");
     }
 
     #[test]

@@ -7,16 +7,17 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Component, Path, PathBuf};
 
 use git2::{FileMode, ObjectType};
 use rollback_core::{Error, ErrorKind, Result};
-use serde_yaml_ng::Value;
 use tempfile::TempDir;
 
 use crate::error::{from_git, from_io, refused};
+use crate::kustomization::{self, KUSTOMIZATIONS};
 use crate::repository::{Commit, oid};
+use crate::yaml;
 
 /// How much of a commit is written at most.
 #[derive(Clone, Copy, Debug)]
@@ -38,10 +39,6 @@ impl Default for Limits {
     }
 }
 
-/// The names that kustomize looks for, in its order.
-pub(crate) const KUSTOMIZATIONS: [&str; 3] = ["kustomization.yaml", "kustomization.yml", "Kustomization"];
-/// The members of a kustomization whose entries may be folders, which may be outside its own.
-const FOLDERS: [&str; 6] = ["resources", "bases", "components", "generators", "transformers", "validators"];
 const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 /// How many links lead to a file at most, as for the system.
 const MOST_LINKS: usize = 40;
@@ -93,8 +90,15 @@ impl Folder {
             .find_commit(oid(commit)?)
             .and_then(|found| found.tree())
             .map_err(|e| from_git(e, format!("cannot read commit {}", commit.id)))?;
-        let mut part =
-            Part { repository, root: &tree, limits, entries: BTreeMap::new(), bytes: 0, remotes: Vec::new() };
+        let mut part = Part {
+            repository,
+            root: &tree,
+            limits,
+            entries: BTreeMap::new(),
+            folders: 0,
+            bytes: 0,
+            remotes: Vec::new(),
+        };
         if part.kind(&path)? != Some(ObjectType::Tree) {
             let message = format!("{} is no folder at commit {}", path.display(), short(commit));
             return Err(Error::new(ErrorKind::NotFound, message)
@@ -115,7 +119,7 @@ fn short(commit: &Commit) -> &str {
 }
 
 /// A path relative to a folder, without `.` and `..`; none where it leaves the tree.
-fn inside(folder: &Path, path: &Path) -> Option<PathBuf> {
+pub(crate) fn inside(folder: &Path, path: &Path) -> Option<PathBuf> {
     let mut plain = folder.to_owned();
     for part in path.components() {
         match part {
@@ -144,6 +148,7 @@ struct Part<'a> {
     root: &'a git2::Tree<'a>,
     limits: Limits,
     entries: BTreeMap<PathBuf, Entry>,
+    folders: usize,
     bytes: usize,
     remotes: Vec<String>,
 }
@@ -199,10 +204,16 @@ impl Part<'_> {
             let message = format!("{} is nested deeper than {} folders", path.display(), self.limits.depth);
             return Err(refused(message));
         }
+        // A small repository can hold more folders than anybody can visit.
+        self.folders += 1;
+        if self.folders > self.limits.files {
+            return Err(refused(format!("it takes more than {} folders", self.limits.files)));
+        }
         for entry in tree {
             let name = plain_name(entry.name_bytes(), path)?;
             let below = path.join(name);
             if entry.kind() == Some(ObjectType::Tree) {
+                self.check_size(entry.id(), &below)?;
                 let object = entry.to_object(self.repository);
                 let object = object.map_err(|e| from_git(e, format!("cannot read {}", below.display())))?;
                 let tree =
@@ -213,6 +224,49 @@ impl Part<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The size of an object, from its head: what is too large is never read.
+    fn check_size(&self, id: git2::Oid, path: &Path) -> Result<usize> {
+        let size = self.repository.odb().and_then(|odb| odb.read_header(id));
+        let (size, _) = size.map_err(|e| missing(e, &path.display().to_string(), self.repository))?;
+        if size <= self.limits.file_bytes {
+            return Ok(size);
+        }
+        let most = self.limits.file_bytes;
+        Err(refused(format!("{} has {size} bytes, and more than {most} are not read", path.display()))
+            .with_hint("an environment's folder should hold manifests only"))
+    }
+
+    /// Where a link leads. Through another link it would lead elsewhere than its text says.
+    fn led_to(&self, link: &Path, target: &Path) -> Result<PathBuf> {
+        let outside = || {
+            refused(format!("{} is a link to {}, outside the repository", link.display(), target.display()))
+        };
+        let mut at = link.parent().unwrap_or(Path::new("")).to_owned();
+        let mut parts = target.components().peekable();
+        while let Some(part) = parts.next() {
+            match part {
+                Component::Normal(name) => {
+                    at.push(name);
+                    let is_link = self
+                        .root
+                        .get_path(&at)
+                        .is_ok_and(|entry| entry.filemode() == i32::from(FileMode::Link));
+                    if is_link && parts.peek().is_some() {
+                        let through = at.display();
+                        return Err(refused(format!(
+                            "{} is a link that leads through another, {through}",
+                            link.display()
+                        )));
+                    }
+                }
+                Component::CurDir => {}
+                Component::ParentDir if at.pop() => {}
+                Component::ParentDir | Component::RootDir | Component::Prefix(_) => return Err(outside()),
+            }
+        }
+        Ok(at)
     }
 
     fn entry(&mut self, path: &Path, entry: &git2::TreeEntry<'_>, due: &mut VecDeque<PathBuf>) -> Result<()> {
@@ -227,15 +281,7 @@ impl Part<'_> {
         if self.entries.len() >= self.limits.files {
             return Err(refused(format!("it takes more than {} files", self.limits.files)));
         }
-        // The size is in the head of the object: what is too large is never read.
-        let size = self.repository.odb().and_then(|odb| odb.read_header(entry.id()));
-        let (size, _) = size.map_err(|e| missing(e, &shown.to_string(), self.repository))?;
-        if size > self.limits.file_bytes {
-            let message =
-                format!("{shown} has {size} bytes, and more than {} are not read", self.limits.file_bytes);
-            return Err(refused(message).with_hint("an environment's folder should hold manifests only"));
-        }
-        self.bytes += size;
+        self.bytes += self.check_size(entry.id(), path)?;
         if self.bytes > self.limits.bytes {
             return Err(refused(format!("it takes more than {} bytes", self.limits.bytes)));
         }
@@ -244,11 +290,11 @@ impl Part<'_> {
         let content = blob.content();
         if entry.filemode() == i32::from(FileMode::Link) {
             let target = PathBuf::from(std::ffi::OsStr::from_bytes(content));
-            let folder = path.parent().unwrap_or(Path::new(""));
-            let inside = inside(folder, &target).ok_or_else(|| {
-                refused(format!("{shown} is a link to {}, outside the repository", target.display()))
-            })?;
-            due.push_back(inside);
+            let is_kustomization = path.file_name().and_then(|name| name.to_str());
+            if is_kustomization.is_some_and(|name| KUSTOMIZATIONS.contains(&name)) {
+                return Err(refused(format!("{shown} is a link: a kustomization has to be a file")));
+            }
+            due.push_back(self.led_to(path, &target)?);
             self.entries.insert(path.to_owned(), Entry::Link(target));
             return Ok(());
         }
@@ -259,10 +305,21 @@ impl Part<'_> {
         }
         let is_kustomization = path.file_name().and_then(|name| name.to_str());
         if is_kustomization.is_some_and(|name| KUSTOMIZATIONS.contains(&name)) {
-            let referred = referred(content);
+            let referred = kustomization::read(content).map_err(|why| refused(format!("{shown} {why}")))?;
             let folder = path.parent().unwrap_or(Path::new(""));
-            self.remotes.extend(referred.iter().filter(|entry| is_remote(entry)).cloned());
-            due.extend(referred.iter().filter_map(|entry| inside(folder, Path::new(entry))));
+            for entry in referred.folders {
+                match inside(folder, Path::new(&entry)) {
+                    Some(path) => due.push_back(path),
+                    None => {
+                        return Err(refused(format!("{shown} refers to {entry}, outside the repository")));
+                    }
+                }
+            }
+            self.remotes.extend(referred.remotes);
+        }
+        let is_yaml = path.extension().is_some_and(|end| end == "yaml" || end == "yml");
+        if is_yaml && std::str::from_utf8(content).is_ok_and(yaml::is_too_much) {
+            return Err(refused(format!("{shown} stands for more than can be read: its aliases multiply")));
         }
         let is_program = entry.filemode() == i32::from(FileMode::BlobExecutable);
         self.entries.insert(path.to_owned(), Entry::File { content: content.to_vec(), is_program });
@@ -317,6 +374,13 @@ impl Part<'_> {
                 Entry::Link(target) => std::os::unix::fs::symlink(target, &path).map_err(failed)?,
             }
         }
+        // What the system makes of the links, whatever was thought of them before.
+        let real = root.canonicalize().map_err(failed)?;
+        for (path, _) in self.entries.iter().filter(|(_, entry)| matches!(entry, Entry::Link(_))) {
+            if root.join(path).canonicalize().is_ok_and(|end| !end.starts_with(&real)) {
+                return Err(refused(format!("{} leads outside the repository", path.display())));
+            }
+        }
         Ok(())
     }
 }
@@ -334,18 +398,23 @@ fn make() -> Result<(TempDir, fs::File)> {
     Ok((holder, lock))
 }
 
-/// Removes what processes left that were killed. What cannot be removed stays.
+/// Removes what processes left that were killed. What cannot be removed stays, and what belongs to somebody else.
 fn remove_stale() {
+    let own = rustix::process::geteuid().as_raw();
     let folders = fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten();
     for folder in folders.filter(|folder| folder.file_name().as_bytes().starts_with(PREFIX.as_bytes())) {
-        let is_old =
-            folder.metadata().and_then(|data| data.modified()?.elapsed().map_err(std::io::Error::other));
+        let Ok(data) = folder.metadata() else { continue };
         // One that was just made may not be locked yet.
-        if !is_old.is_ok_and(|age| age > STALE) {
+        let is_old = data.modified().is_ok_and(|at| at.elapsed().is_ok_and(|age| age > STALE));
+        if !data.is_dir() || data.uid() != own || !is_old {
             continue;
         }
-        let lock = fs::File::open(folder.path().join(LOCK));
-        if lock.is_ok_and(|lock| lock.try_lock().is_ok()) {
+        // Neither a link nor a pipe, which would be waited for.
+        let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+        let flags = i32::try_from(flags.bits()).unwrap_or_default();
+        let lock = fs::OpenOptions::new().read(true).custom_flags(flags).open(folder.path().join(LOCK));
+        if lock.is_ok_and(|lock| lock.metadata().is_ok_and(|data| data.is_file()) && lock.try_lock().is_ok())
+        {
             let _ = fs::remove_dir_all(folder.path());
         }
     }
@@ -384,23 +453,6 @@ fn missing(error: git2::Error, path: &str, repository: &git2::Repository) -> Err
     }
 }
 
-/// What a kustomization refers to beside files of its own folder. One that does not parse is for kustomize to explain.
-fn referred(content: &[u8]) -> Vec<String> {
-    let Ok(kustomization) = serde_yaml_ng::from_slice::<Value>(content) else { return Vec::new() };
-    let entries = FOLDERS.iter().filter_map(|member| kustomization.get(member)?.as_sequence()).flatten();
-    entries.filter_map(|entry| entry.as_str().map(str::to_owned)).collect()
-}
-
-/// Whether kustomize would take an entry for something to fetch.
-fn is_remote(entry: &str) -> bool {
-    let lower = entry.to_ascii_lowercase();
-    ["git@", "git::", "gh:", "github.com", "bitbucket.org", "gitlab.com"]
-        .iter()
-        .any(|start| lower.starts_with(start))
-        || ["://", "?ref=", "?version=", ".git/", "@"].iter().any(|part| lower.contains(part))
-        || Path::new(&lower).extension().is_some_and(|end| end == "git")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -412,18 +464,6 @@ mod tests {
         assert_eq!(at("a", "../.."), None);
         assert_eq!(at("", "/etc/passwd"), None);
         assert_eq!(at("a", ".."), Some("".into()));
-    }
-
-    #[test]
-    fn what_would_be_fetched_is_told_from_paths() {
-        for remote in
-            ["https://host/a.yaml", "git@host:a/b", "github.com/a/b?ref=v1", "ssh://h/a", "host/a.git//b"]
-        {
-            assert!(is_remote(remote), "{remote}");
-        }
-        for local in ["../../base", "deployment.yaml", "./a/b", "team-a"] {
-            assert!(!is_remote(local), "{local}");
-        }
     }
 
     #[test]

@@ -27,6 +27,18 @@ async fn links_that_leave_the_tree_or_lead_round_are_refused() {
         let said = refused(&repo).await;
         assert!(said.contains(part) && said.contains("self.yaml"), "{target}: {said}");
     }
+    // By its text it stays inside, and through the other link it would not.
+    let repo = Repo::with_environment();
+    repo.link(&format!("{STAGING}/up"), "../../../..");
+    repo.link(&format!("{STAGING}/evil.yaml"), "up/../../outside.yaml");
+    repo.commit("a link through a link");
+    assert!(refused(&repo).await.contains("leads through another"));
+    let repo = Repo::with_environment();
+    repo.write(&format!("{STAGING}/k.txt"), "resources: []\n");
+    std::fs::remove_file(repo.path().join(STAGING).join("kustomization.yaml")).unwrap();
+    repo.link(&format!("{STAGING}/kustomization.yaml"), "k.txt");
+    repo.commit("a kustomization that is a link");
+    assert!(refused(&repo).await.contains("has to be a file"));
     let repo = Repo::with_environment();
     repo.link(&format!("{STAGING}/a.yaml"), "b.yaml");
     repo.link(&format!("{STAGING}/b.yaml"), "a.yaml");
@@ -120,6 +132,20 @@ async fn there_are_limits_to_size_number_and_depth() {
     raw(&repo, &entries);
     assert!(refused(&repo).await.contains("more than 20000 files"));
 
+    // Few objects that stand for more folders than can be visited.
+    let repo = Repo::new();
+    let git = git2::Repository::open(repo.path()).unwrap();
+    let mut id = git.treebuilder(None).unwrap().write().unwrap();
+    for _ in 0..30 {
+        let mut tree = git.treebuilder(None).unwrap();
+        for name in 0..10 {
+            tree.insert(name.to_string(), id, 0o040_000).unwrap();
+        }
+        id = tree.write().unwrap();
+    }
+    raw(&repo, &[("40000", b"many", id)]);
+    assert!(refused(&repo).await.contains("more than 20000 folders"));
+
     let repo = Repo::with_environment();
     let deep = format!("{STAGING}/{}/a.yaml", vec!["d"; 80].join("/"));
     repo.write(&deep, "x: 1\n");
@@ -143,7 +169,13 @@ async fn what_fetches_runs_or_reads_elsewhere_does_not_render() {
         ("generators: [plugin.yaml]\n", "plugin"),
         ("configMapGenerator:\n- {name: a, files: [../../../../docs/README.md]}\n", "README.md"),
         ("resources: [missing.yaml]\n", "missing.yaml"),
-        ("resources: [a: b\n", "invalid Kustomization"),
+        ("Resources: [https://example.com/a.yaml]\n", "fetches from elsewhere"),
+        ("patches: [{path: 'http://example.com/p.yaml'}]\n", "fetches from elsewhere"),
+        ("configMapGenerator: [{name: a, files: ['k=http://example.com/f']}]\n", "fetches from elsewhere"),
+        ("a: &a {resources: [x]}\nb: {<<: *a}\n", "merges maps"),
+        ("resources: []\n---\nresources: []\n", "several documents"),
+        ("resources: [../../../../../outside]\n", "outside the repository"),
+        ("resources: [a: b\n", "is not valid"),
     ] {
         let repo = Repo::with_environment();
         repo.write(&format!("{STAGING}/kustomization.yaml"), kustomization);

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use rollback_core::ErrorKind;
 use rollback_git::{Kustomize, Renderer as _};
-use serde_json::Value;
 
 use crate::world::{Repo, STAGING, kustomize};
 
@@ -39,25 +38,28 @@ async fn warnings_are_passed_on() {
 }
 
 #[tokio::test]
-async fn a_folder_of_plain_manifests_needs_no_program() {
+async fn a_folder_of_plain_manifests_means_what_it_means_to_kubectl() {
     let repo = Repo::new();
-    repo.write(&format!("{STAGING}/b.yaml"), "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: b}\n---\n");
     repo.write(
-        &format!("{STAGING}/a.json"),
-        r#"{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}}"#,
+        &format!("{STAGING}/b.yaml"),
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: b}\nspec:\n  volumes: [{name: v, secret: {secretName: s, defaultMode: 0400}}]\n---\n",
     );
+    let list = r#"{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}}"#;
+    repo.write(&format!("{STAGING}/a.json"), list);
     repo.write(&format!("{STAGING}/notes.txt"), "not a manifest");
     repo.write(&format!("{STAGING}/below/c.yaml"), "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\n");
     repo.commit("plain");
-    let folder = repo.staging().await.unwrap();
-    let rendering = Kustomize::program("/nonexistent").render(&folder).await.unwrap();
-    let names: Vec<Value> = rendering.objects.iter().map(|o| o["metadata"]["name"].clone()).collect();
+    let rendering = repo.render().await.unwrap();
+    let mut names: Vec<_> =
+        rendering.objects.iter().map(|o| o["metadata"]["name"].as_str().unwrap()).collect();
+    names.sort_unstable();
     assert_eq!(names, ["a", "b"]);
+    let pod = rendering.objects.iter().find(|object| object["kind"] == "Pod").unwrap();
+    assert_eq!(pod["spec"]["volumes"][0]["secret"]["defaultMode"], 256);
 
     repo.write(&format!("{STAGING}/b.yaml"), "kind: ConfigMap\nkind: Secret\n");
     repo.commit("twice");
-    let error = repo.render().await.unwrap_err();
-    assert!(error.to_string().contains("document 1 of b.yaml"), "{error}");
+    assert_eq!(repo.render().await.unwrap_err().kind(), ErrorKind::Refused);
 }
 
 #[tokio::test]

@@ -46,6 +46,7 @@ async fn tags_branches_and_commits_are_found_and_what_is_missing_is_explained() 
     {
         assert_eq!(open.resolve(revision).await.unwrap().id, *id, "{revision}");
     }
+    assert_eq!(open.resolve("HEAD").await.unwrap_err().kind(), ErrorKind::InvalidConfig);
     let error = open.resolve("v9.9.9").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(error.hint().unwrap_or_default().contains("git fetch --tags"), "{error:?}");
