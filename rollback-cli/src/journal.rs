@@ -71,7 +71,7 @@ pub(crate) async fn existing(app: &App) -> Result<Kept, Failure> {
         Where::Cluster(namespace) => in_cluster(app, &namespace).await,
         // What cannot even be looked for is told by the attempt to open it.
         Where::File(path) if path.try_exists().unwrap_or(true) => at(&path),
-        Where::File(path) if app.global.journal.is_some() => {
+        Where::File(path) if app.journal_is_typed => {
             Err(session::usage(format!("there is no journal {}", path.display())))
         }
         Where::File(_) => Ok(Kept::nowhere()),
@@ -110,6 +110,10 @@ async fn in_cluster(app: &App, namespace: &str) -> Result<Kept, Failure> {
 }
 
 fn find_out(app: &App) -> Result<Where, Failure> {
+    if let (None, Some(broken)) = (&app.global.journal, &app.broken) {
+        let message = format!("where runs are kept is not known: {}", broken.report().message);
+        return Err(Failure::setup(Error::new(ErrorKind::InvalidConfig, message).with_hint(ELSEWHERE)));
+    }
     let asked = app.global.journal.clone().map(PathBuf::into_os_string);
     let asked = asked.or_else(|| variable("ROLLBACK_JOURNAL"));
     asked.map(named).or_else(by_default).ok_or_else(|| {

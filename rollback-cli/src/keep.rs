@@ -4,9 +4,9 @@ use std::fs::OpenOptions;
 use std::io::{ErrorKind as IoErrorKind, Write as _};
 use std::path::Path;
 
-use rollback_core::{Error, ErrorKind, Fingerprint, Plan, Result};
+use rollback_core::{Error, ErrorKind, Fingerprint, Locator, Plan, Result};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 #[derive(Serialize, Deserialize)]
 struct Kept {
@@ -14,15 +14,18 @@ struct Kept {
     /// Over all of the plan: the digest says which states are meant, not that their content is intact.
     checksum: Fingerprint,
     plan: Value,
+    /// Where its components are found again.
+    #[serde(default)]
+    locators: Vec<Locator>,
 }
 
 /// Keeps a plan in a new file that only its owner may read: templates may hold secrets.
-pub(crate) fn write(path: &Path, plan: &Plan) -> Result<()> {
+pub(crate) fn write(path: &Path, plan: &Plan, locators: &[Locator]) -> Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let text = encode(plan)?;
+    let text = encode(plan, locators)?;
     let written = options.open(path).and_then(|mut file| {
         file.write_all(text.as_bytes())?;
         file.sync_all()
@@ -35,30 +38,31 @@ pub(crate) fn write(path: &Path, plan: &Plan) -> Result<()> {
     })
 }
 
-/// The plan that a file keeps, exactly as it was.
-pub(crate) fn read(path: &Path) -> Result<Plan> {
+/// The plan that a file keeps, exactly as it was, and where its components are.
+pub(crate) fn read(path: &Path) -> Result<(Plan, Vec<Locator>)> {
     let text = std::fs::read_to_string(path).map_err(|e| {
         Error::new(ErrorKind::InvalidConfig, format!("cannot read {}", path.display())).with_source(e)
     })?;
     decode(&text, &path.display().to_string())
 }
 
-fn encode(plan: &Plan) -> Result<String> {
+fn encode(plan: &Plan, locators: &[Locator]) -> Result<String> {
     let value = serde_json::to_value(plan);
     let kept = value.and_then(|value| {
-        let checksum = Fingerprint::of(&value);
-        serde_json::to_string_pretty(&Kept { digest: plan.digest(), checksum, plan: value })
+        let checksum = checksum(&value, locators);
+        let locators = locators.to_vec();
+        serde_json::to_string_pretty(&Kept { digest: plan.digest(), checksum, plan: value, locators })
     });
     kept.map_err(|e| Error::new(ErrorKind::Unexpected, "cannot encode the plan").with_source(e))
 }
 
-fn decode(text: &str, file: &str) -> Result<Plan> {
+fn decode(text: &str, file: &str) -> Result<(Plan, Vec<Locator>)> {
     let kept: Kept = serde_json::from_str(text).map_err(|e| {
         Error::new(ErrorKind::InvalidConfig, format!("{file} holds no plan"))
             .with_source(e)
             .with_hint("make one with: rollback plan … --out FILE")
     })?;
-    let intact = Fingerprint::of(&kept.plan) == kept.checksum;
+    let intact = checksum(&kept.plan, &kept.locators) == kept.checksum;
     let plan: Plan = serde_json::from_value(kept.plan).map_err(|e| {
         Error::new(ErrorKind::InvalidPlan, format!("the plan in {file} cannot be used")).with_source(e)
     })?;
@@ -66,7 +70,11 @@ fn decode(text: &str, file: &str) -> Result<Plan> {
         let message = format!("the plan in {file} is not the one that was made: its digest differs");
         return Err(Error::new(ErrorKind::InvalidPlan, message).with_hint("plan again"));
     }
-    Ok(plan)
+    Ok((plan, kept.locators))
+}
+
+fn checksum(plan: &Value, locators: &[Locator]) -> Fingerprint {
+    Fingerprint::of(&json!({"plan": plan, "locators": locators}))
 }
 
 #[cfg(test)]
@@ -77,12 +85,12 @@ mod tests {
     #[test]
     fn a_kept_plan_comes_back_as_it_was() {
         let plan = testing::plan();
-        assert_eq!(decode(&encode(&plan).unwrap(), "f").unwrap(), plan);
+        assert_eq!(decode(&encode(&plan, &[]).unwrap(), "f").unwrap().0, plan);
     }
 
     #[test]
     fn a_plan_that_was_edited_is_refused() {
-        let text = encode(&testing::plan()).unwrap();
+        let text = encode(&testing::plan(), &[]).unwrap();
         // Content, a fingerprint, and the digest itself.
         for (was, becomes) in [("web:4", "web:evil"), ("\"to\": {", "\"too\": {"), ("sha256:", "sha256:0")] {
             let edited = text.replacen(was, becomes, 1);
@@ -105,10 +113,10 @@ mod tests {
         use std::os::unix::fs::PermissionsExt as _;
         let path = std::env::temp_dir().join(format!("rollback-plan-{}.json", std::process::id()));
         let _ = std::fs::remove_file(&path);
-        write(&path, &testing::plan()).unwrap();
+        write(&path, &testing::plan(), &[]).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(read(&path).unwrap(), testing::plan());
-        let error = write(&path, &testing::plan()).unwrap_err();
+        assert_eq!(read(&path).unwrap().0, testing::plan());
+        let error = write(&path, &testing::plan(), &[]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidConfig);
         assert!(error.hint().is_some());
         std::fs::remove_file(&path).unwrap();

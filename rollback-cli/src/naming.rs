@@ -14,6 +14,8 @@ const KNOWN: &str =
 pub(crate) enum Kind {
     Workload(WorkloadKind),
     Service,
+    /// Which this version cannot return yet.
+    Environment,
     /// With the pointer, where the name says it.
     Model(Option<String>),
 }
@@ -37,9 +39,13 @@ pub(crate) fn parse_all(words: &[String], runbook: Option<&Runbook>) -> Result<V
         Some(component) => Ok(component.clone()),
         None => parse(word, runbook),
     };
+    let is_of_runbook = |word: &String| {
+        runbook.is_some_and(|book| book.component(word).is_some() || book.plan(word).is_some())
+    };
     match words {
         [kind, names @ ..]
-            if !names.is_empty()
+            if !words.iter().all(is_of_runbook)
+                && !names.is_empty()
                 && (kind.parse::<WorkloadKind>().is_ok() || is_model(kind) || is_service(kind))
                 && names.iter().all(|name| !name.contains('/')) =>
         {
@@ -47,6 +53,15 @@ pub(crate) fn parse_all(words: &[String], runbook: Option<&Runbook>) -> Result<V
         }
         _ => words.iter().map(parse).collect(),
     }
+}
+
+/// Whether a word is a type, so that no component can have it for its name.
+pub(crate) fn is_type(word: &str) -> bool {
+    let lower = word.to_ascii_lowercase();
+    word.parse::<WorkloadKind>().is_ok()
+        || is_model(word)
+        || is_service(word)
+        || matches!(lower.as_str(), "environment" | "environments" | "env")
 }
 
 fn is_model(kind: &str) -> bool {
@@ -72,6 +87,11 @@ fn parse(written: &str, runbook: Option<&Runbook>) -> Result<Component> {
                 "write TYPE/NAME, such as deployment/{written}, or name a runbook with -f"
             )));
         };
+        if runbook.plan(written).is_some() {
+            let message = format!("{written} is a plan of the runbook, and a plan stands alone");
+            return Err(Error::new(ErrorKind::InvalidConfig, message)
+                .with_hint("plans are for the commands plan and undo; give one at a time"));
+        }
         let message = format!("{written:?} names no type, and is no component of the runbook");
         return Err(Error::new(ErrorKind::InvalidConfig, message)
             .with_hint(format!("it knows: {}; else write TYPE/NAME", runbook.names())));
@@ -302,11 +322,10 @@ mod tests {
 
     #[test]
     fn what_is_not_built_yet_says_so() {
-        for text in ["env/a/b/c", "web"] {
-            let error = parse(text, None).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Unsupported, "{text}");
-            assert!(error.to_string().contains("not supported yet"), "{error}");
-        }
+        let error = parse("env/a/b/c", None).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains("not supported yet"), "{error}");
+        assert_eq!(parse("web", None).unwrap_err().kind(), ErrorKind::InvalidConfig);
     }
 
     #[test]

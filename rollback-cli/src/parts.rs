@@ -166,12 +166,24 @@ impl Servers {
                     None => made,
                 }))
             }
+            Kind::Environment => {
+                let message = format!("{}: an environment is not supported yet", name.written);
+                Err(Failure::setup(Error::new(ErrorKind::Unsupported, message)))
+            }
             Kind::Model(at) => {
                 let at = pointer(app, &name.written, at.as_deref())?;
                 let mut options = PointerOptions::default();
                 options.artifact_check = settings.artifact_check;
                 options.force = settings.workload.force;
-                let tracking_uri = name.tracking_uri.as_deref().or(app.global.tracking_uri.as_deref());
+                let (own, asked) = (name.tracking_uri.as_deref(), app.global.tracking_uri.as_deref());
+                if let (Some(own), Some(asked)) = (own, asked)
+                    && own != asked
+                {
+                    let message =
+                        format!("{} is in the registry {own}, and --tracking-uri says {asked}", name.written);
+                    return Err(Failure::setup(Error::new(ErrorKind::InvalidConfig, message)));
+                }
+                let tracking_uri = own.or(asked);
                 let made = model(tracking_uri, &name.name, at, options);
                 made.map(Part::Model).map_err(Failure::setup)
             }

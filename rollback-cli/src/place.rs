@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rollback_core::{ComponentId, Error, ErrorKind, Locator, Plan, RunState};
+use rollback_core::{ComponentId, Error, ErrorKind, Locator, Plan};
 use rollback_k8s::{Cluster, ConnectOptions, GitOps, UndoMode, Workload, WorkloadOptions};
 use rollback_kserve::InferenceService;
 use rollback_mlflow::{PointerOptions, Stage};
@@ -211,11 +211,11 @@ fn without_user(address: &str) -> String {
 
 /// The components of a run, connected to where it began or to where the options say, and what is to be done
 /// with them.
-pub(crate) async fn rebuild(app: &App, state: &RunState, plan: Plan) -> Result<Prepared, Failure> {
+pub(crate) async fn rebuild(app: &App, known: &[Locator], plan: Plan) -> Result<Prepared, Failure> {
     let mut places = Vec::new();
     for id in plan.components() {
         app.check_namespace(&id.to_string(), id.scope())?;
-        let entry = state.locators.iter().find(|locator| locator.component == *id);
+        let entry = known.iter().find(|locator| locator.component == *id);
         let place = entry.and_then(|locator| serde_json::from_value::<Place>(locator.entry.clone()).ok());
         if place.is_none() && id.kind() == "model" {
             let error = Error::new(ErrorKind::InvalidConfig, "the journal does not say where the run began");
@@ -343,7 +343,7 @@ mod tests {
             quiet: false,
             file: None,
         };
-        App { global, stop: CancellationToken::new(), runbook: None }
+        App { global, stop: CancellationToken::new(), runbook: None, broken: None, journal_is_typed: false }
     }
 
     #[test]

@@ -8,18 +8,19 @@ use rollback_k8s::WorkloadKind;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::naming::{Component, Kind};
+use crate::naming::{self, Component, Kind};
 
 /// The file that is read where none is named.
 pub(crate) const DEFAULT: &str = "rollback.yaml";
 
 /// Components and plans, checked.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Runbook {
     path: PathBuf,
     components: Vec<Component>,
     plans: Vec<PlanEntry>,
     journal: Option<JournalEntry>,
+    irreversible: Vec<Irreversible>,
     /// Sections that this version reads and does not carry out.
     pub(crate) unused: Vec<&'static str>,
 }
@@ -62,7 +63,7 @@ struct File {
     #[serde(default)]
     plans: Vec<PlanEntry>,
     #[serde(default)]
-    irreversible: Option<Value>,
+    irreversible: Vec<Irreversible>,
     #[serde(default)]
     policies: Option<Value>,
     #[serde(default)]
@@ -89,7 +90,21 @@ struct Entry {
     daemon_set: Option<Object>,
     inference_service: Option<Object>,
     mlflow: Option<Mlflow>,
-    environment: Option<Value>,
+    environment: Option<Environment>,
+}
+
+#[derive(Deserialize)]
+struct Environment {
+    path: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Irreversible {
+    component: String,
+    #[serde(default)]
+    between: Vec<String>,
+    reason: String,
 }
 
 #[derive(Deserialize)]
@@ -186,8 +201,8 @@ impl Runbook {
             if !names.insert(entry.name.clone()) {
                 faults.push(format!("{place}: the name is given twice"));
             }
-            if entry.name.is_empty() || entry.name.contains(['/', '=', ',']) {
-                faults.push(format!("{place}: a name has no '/', '=' or ','"));
+            if entry.name.is_empty() || entry.name.contains(['/', '=', ',']) || naming::is_type(&entry.name) {
+                faults.push(format!("{place}: a name has no '/', '=' or ',', and is no word for a type"));
             }
             match entry.component() {
                 Ok(component) => components.push(component),
@@ -212,7 +227,6 @@ impl Runbook {
             return Err(faults);
         }
         let unused = [
-            ("irreversible", file.irreversible.is_some()),
             ("policies", file.policies.is_some()),
             ("notify", file.notify.is_some()),
             ("incidents", file.incidents.is_some()),
@@ -222,6 +236,7 @@ impl Runbook {
             components,
             plans: file.plans,
             journal: file.journal,
+            irreversible: file.irreversible,
             unused: unused.into_iter().filter_map(|(name, is_there)| is_there.then_some(name)).collect(),
         })
     }
@@ -263,6 +278,25 @@ impl Runbook {
         let mut steps = self.plans.iter().flat_map(|plan| &plan.steps);
         let step = steps.find(|step| step.component.as_deref() == Some(name) && step.follows.is_some())?;
         self.component(step.follows.as_deref()?)
+    }
+
+    /// What the runbook says cannot be taken back of a component.
+    pub(crate) fn irreversible(&self, name: &str) -> impl Iterator<Item = String> {
+        let entries = self.irreversible.iter().filter(move |entry| entry.component == name);
+        entries.map(|entry| {
+            let between = if entry.between.is_empty() {
+                String::new()
+            } else {
+                format!(" between {}", entry.between.join(" and "))
+            };
+            format!("the runbook says that it cannot be taken back{between}: {}", entry.reason)
+        })
+    }
+
+    /// The registry of its models, where all have the same.
+    pub(crate) fn tracking_uri(&self) -> Option<&str> {
+        let uris: BTreeSet<_> = self.components.iter().filter_map(|c| c.tracking_uri.as_deref()).collect();
+        uris.first().copied().filter(|_| uris.len() == 1)
     }
 
     /// Its names, for whoever mistyped one.
@@ -317,21 +351,49 @@ impl Entry {
                 tracking_uri: model.tracking_uri,
             });
         }
-        let kinds = "deployment, statefulSet, daemonSet, inferenceService or mlflow";
-        match (<[Component; 1]>::try_from(found), self.environment) {
-            (Ok([component]), None) => Ok(component),
-            (Err(none), Some(_)) if none.is_empty() => Err("an environment is not supported yet".into()),
-            (Err(none), None) if none.is_empty() => Err(format!("it says not what it is: {kinds}")),
-            (Ok(_) | Err(_), _) => Err(format!("it says more than once what it is: one of {kinds}")),
+        found.extend(self.environment.map(|environment| Component {
+            written: self.name.clone(),
+            kind: Kind::Environment,
+            namespace: None,
+            name: environment.path,
+            tracking_uri: None,
+        }));
+        let kinds = "deployment, statefulSet, daemonSet, inferenceService, mlflow or environment";
+        match <[Component; 1]>::try_from(found) {
+            Ok([component]) => Ok(component),
+            Err(none) if none.is_empty() => Err(format!("it says not what it is: {kinds}")),
+            Err(_) => Err(format!("it says more than once what it is: one of {kinds}")),
         }
     }
 }
 
 impl PlanEntry {
+    /// The steps that wait for each other in a circle.
+    fn circle(&self) -> Vec<&str> {
+        let mut waiting: Vec<&StepEntry> = self.steps.iter().collect();
+        loop {
+            let ids: BTreeSet<&str> = waiting.iter().filter_map(|step| step.id()).collect();
+            let before = waiting.len();
+            waiting.retain(|step| {
+                step.after.iter().chain(&step.follows).any(|other| ids.contains(other.as_str()))
+            });
+            if waiting.len() == before {
+                return waiting.into_iter().filter_map(StepEntry::id).collect();
+            }
+        }
+    }
+
     fn check(&self, place: &str, components: &[Component], faults: &mut Vec<String>) {
         let ids: Vec<&str> = self.steps.iter().filter_map(StepEntry::id).collect();
         if self.steps.is_empty() {
             faults.push(format!("{place}: it has no steps"));
+        }
+        let circle = self.circle();
+        if !circle.is_empty() {
+            faults.push(format!(
+                "{place}: these steps come after each other in a circle: {}",
+                circle.join(", ")
+            ));
         }
         for (index, step) in self.steps.iter().enumerate() {
             let place = format!("{place}.steps[{index}]");
@@ -350,8 +412,18 @@ impl PlanEntry {
             if ids.iter().filter(|other| **other == id).count() > 1 {
                 faults.push(format!("{place}: {id} is in the plan twice"));
             }
-            if step.restart.is_some() && step.follows.is_some() {
-                faults.push(format!("{place}: a restart follows nothing"));
+            let follows = step.follows.as_ref();
+            if follows.is_some()
+                && (step.restart.is_some() || known.is_some_and(|known| known.kind != Kind::Service))
+            {
+                faults.push(format!("{place}: only an inferenceService follows a model"));
+            }
+            let is_model = |name: &&String| {
+                let followed = components.iter().find(|component| component.written == **name);
+                followed.is_some_and(|followed| matches!(followed.kind, Kind::Model(_)))
+            };
+            if let Some(other) = follows.filter(|name| !is_model(name)) {
+                faults.push(format!("{place}: {other} is no model to be followed"));
             }
             for other in step.after.iter().chain(&step.follows) {
                 if !ids.contains(&other.as_str()) {
@@ -412,6 +484,15 @@ journal: { sqlite: runs.db }
             (runbook.unused.as_slice(), runbook.journal()),
             (&["policies"][..], Some("/etc/rollback/runs.db".into()))
         );
+    }
+
+    #[test]
+    fn steps_in_a_circle_and_what_cannot_follow_are_faults() {
+        let text = MODEL.replace("- { component: registry }", "- { component: registry, after: [serving] }");
+        let faults = parse(&text).unwrap_err().join("\n");
+        assert!(faults.contains("in a circle: registry, serving, loader"), "{faults}");
+        let text = MODEL.replace("follows: registry", "follows: loader");
+        assert!(parse(&text).unwrap_err().join("\n").contains("loader is no model"));
     }
 
     #[test]

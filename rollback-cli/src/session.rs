@@ -1,7 +1,7 @@
 //! The cluster that a command talks to.
 
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rollback_core::{Error, ErrorKind};
 use rollback_k8s::{Cluster, ConnectOptions};
@@ -20,6 +20,10 @@ pub(crate) struct App {
     pub(crate) stop: CancellationToken,
     /// The runbook, where there is one.
     pub(crate) runbook: Option<Runbook>,
+    /// Why the runbook that is there cannot be used: where runs are kept is not known then.
+    pub(crate) broken: Option<Error>,
+    /// Whether the journal was typed, and not read in the runbook.
+    pub(crate) journal_is_typed: bool,
 }
 
 impl App {
@@ -29,18 +33,21 @@ impl App {
             let path = PathBuf::from(runbook::DEFAULT);
             path.is_file().then_some(path)
         });
-        let runbook = match found.as_deref().map(Runbook::read) {
-            None => None,
-            Some(Ok(runbook)) => Some(runbook),
-            Some(Err(error)) if global.file.is_some() => return Err(Failure::setup(error)),
+        let is_named = global.file.is_some();
+        let found = found.filter(|path| is_named || is_trusted(path));
+        let (runbook, broken) = match found.as_deref().map(Runbook::read) {
+            None => (None, None),
+            Some(Ok(runbook)) => (Some(runbook), None),
+            Some(Err(error)) if is_named => return Err(Failure::setup(error)),
             // What is typed in full does not need it.
             Some(Err(error)) => {
                 output::say(&format!("warning: {}", output::told(&error.report().message)));
-                None
+                (None, Some(error))
             }
         };
+        let is_typed = global.journal.is_some();
         global.journal = global.journal.or_else(|| runbook.as_ref()?.journal());
-        Ok(Self { global, stop, runbook })
+        Ok(Self { global, stop, runbook, broken, journal_is_typed: is_typed })
     }
 
     /// Waits for something that changes nothing, or until Ctrl-C.
@@ -85,18 +92,38 @@ impl App {
     /// The options that lead another command to the same cluster.
     pub(crate) fn connection_flags(&self) -> String {
         let kubeconfig = self.global.kubeconfig.as_ref().map(|path| path.display().to_string());
+        let of_runbook = self.runbook.as_ref().and_then(Runbook::tracking_uri).map(str::to_owned);
         let file = self.global.file.as_ref().map(|path| path.display().to_string());
         let options = [
             ("--file", file.as_ref()),
             ("--kubeconfig", kubeconfig.as_ref()),
             ("--context", self.global.context.as_ref()),
-            ("--tracking-uri", self.global.tracking_uri.as_ref()),
+            ("--tracking-uri", self.global.tracking_uri.as_ref().or(of_runbook.as_ref())),
         ];
         options
             .iter()
             .filter_map(|(flag, value)| Some(format!(" {flag} {}", quoted(value.as_ref()?))))
             .collect()
     }
+}
+
+/// Whether a file that nobody named may decide where to connect: it is the user's or the system's own, and nobody else
+/// can write it.
+fn is_trusted(path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+
+    let own = std::fs::metadata("/proc/self").map_or(0, |data| data.uid());
+    let is_safe = |path: &Path| {
+        std::fs::metadata(path).is_ok_and(|data| [0, own].contains(&data.uid()) && data.mode() & 0o002 == 0)
+    };
+    let trusted = is_safe(path);
+    if !trusted {
+        output::say(&format!(
+            "warning: {} belongs to somebody else or can be written by anybody, and is not used; name it with -f to use it",
+            path.display()
+        ));
+    }
+    trusted
 }
 
 /// A usage error.
@@ -148,7 +175,13 @@ mod tests {
             quiet: false,
             file: None,
         };
-        let app = App { global, stop: CancellationToken::new(), runbook: None };
+        let app = App {
+            global,
+            stop: CancellationToken::new(),
+            runbook: None,
+            broken: None,
+            journal_is_typed: false,
+        };
         assert_eq!(app.connection_flags(), " --kubeconfig /tmp/k --context 'kind a'");
     }
 

@@ -206,7 +206,9 @@ impl Planner {
                     let message = format!("{} comes after {name}, which is not in the plan", wanted.id);
                     Error::new(ErrorKind::InvalidPlan, message)
                 })?;
-                after.push((*id).clone());
+                if !after.contains(id) {
+                    after.push((*id).clone());
+                }
             }
             for (id, change) in ids.iter().zip(changes) {
                 let before = std::mem::replace(&mut after, vec![id.clone()]);

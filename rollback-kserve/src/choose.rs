@@ -10,7 +10,7 @@ use crate::content::Content;
 use crate::history::State;
 use crate::mode::Mode;
 use crate::service::{InferenceService, Restored, UNRECORDED, View, short};
-use crate::spec::{Observed, models, plain, same_models, with_model};
+use crate::spec::{Observed, downloaded, models, plain, same_models, with_model};
 use crate::template;
 
 /// A state to return to, and what to say about the choice.
@@ -85,7 +85,9 @@ impl InferenceService {
         );
         let refused = |hint: &str| Err(Error::new(ErrorKind::Refused, message.clone()).with_hint(hint));
         if content.specs == view.live.specs {
-            return refused("nothing else of it can be restored: apply the older manifest");
+            return refused(
+                "nothing else of it can be restored: name another revision with --to-revision, or apply the older manifest",
+            );
         }
         if !self.options.force && !self.options.uri_only {
             return refused(
@@ -115,19 +117,34 @@ impl InferenceService {
             states.iter().find(is_of).copied().cloned()
         };
         let rolled_out = status("latestRolledoutRevision");
+        let all: Vec<&State> = view.states.iter().collect();
         if live.passing
-            && let Some(state) = named(&view.states.iter().collect::<Vec<_>>(), rolled_out)
+            && let Some(state) = view.held().cloned()
         {
-            if view.current().is_none() {
-                return Err(Error::new(ErrorKind::Refused, "KServe has not taken up the restored spec yet")
-                    .with_hint(
-                        "traffic is held meanwhile: see its status, and whether its controller runs",
-                    ));
-            }
-            // Held on what the spec says: it is restored already. Held on something else: that is what to restore.
-            let is_restored = view.is_same(&state) || view.runs_as_current(&state);
             let notes = vec![format!("traffic is held on revision {}", state.id)];
-            return if is_restored { Ok(present(view, notes)) } else { self.return_to(&state, view, notes) };
+            let waits = || {
+                Err(Error::new(ErrorKind::Refused, "KServe has not taken up the restored spec yet")
+                    .with_hint("traffic is held meanwhile: see its status, and whether its controller runs; or name another revision with --to-revision")
+                    .temporary(None))
+            };
+            let names_it =
+                state.predictor().zip(live.specs.get("predictor")).is_some_and(|(record, spec)| {
+                    same_models(&template::observed(&record.template).models, &downloaded(spec))
+                });
+            // Held on what the spec says: it is restored already. Held on something else: that is what to restore.
+            return match view.current() {
+                None if names_it && !view.is_refused() => waits(),
+                Some(_) if view.runs_as_current(&state) => Ok(present(view, notes)),
+                Some(_) if view.is_same(&state) && view.is_taken_up() => Ok(present(view, notes)),
+                Some(_) if view.is_same(&state) => waits(),
+                _ => self.return_to(&state, view, notes),
+            };
+        }
+        if live.percents.get("predictor").is_some_and(|percent| (1..100).contains(percent))
+            && let Some(state) = named(&all, rolled_out).filter(|state| !view.is_same(state))
+        {
+            let notes = vec![format!("a canary is under way: revision {} is the stable one", state.id)];
+            return self.return_to(&state, view, notes);
         }
         let current = view.current();
         let left = view.left();
@@ -135,6 +152,11 @@ impl InferenceService {
         for state in view.states.iter().skip(usize::from(current.is_some())) {
             // What differs from the present in nothing that a spec tells is the same revision.
             if view.is_same(state) || view.runs_as_current(state) {
+                let aside = view.restore(state).aside;
+                if !aside.is_empty() {
+                    let what = short(&aside);
+                    notes.push(format!("revision {} differs in its {what} alone, and is skipped", state.id));
+                }
             } else if left.contains(&state.id) {
                 notes.push(format!(
                     "revision {} was left by going back to what is in place now, and is skipped",

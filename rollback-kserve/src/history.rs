@@ -179,7 +179,7 @@ fn of_revisions(object: &Value, all: &[Value]) -> BTreeMap<&'static str, Vec<Rec
 
 /// The states that the records amount to, newest first. What belongs together is told by when it was made.
 pub(crate) fn states(records: &BTreeMap<&'static str, Vec<Record>>) -> Vec<State> {
-    let mut events: Vec<(Option<Timestamp>, usize, &'static str, &Record)> = Vec::new();
+    let mut events = Vec::new();
     for (rank, component) in COMPONENTS.into_iter().enumerate() {
         // In the order of their numbers; one that was taken up again is as old as what came before it.
         let mut since = None;
@@ -187,7 +187,8 @@ pub(crate) fn states(records: &BTreeMap<&'static str, Vec<Record>>) -> Vec<State
         own.sort_by_key(|record| (record.current, record.number));
         for record in own {
             since = since.max(record.created);
-            events.push((since, rank, component, record));
+            // One that was taken up again is made after all others of its time.
+            events.push((since, (record.current && !record.former.is_empty(), rank), component, record));
         }
     }
     events.sort_by_key(|(since, rank, ..)| (*since, *rank));
@@ -212,6 +213,8 @@ pub(crate) fn states(records: &BTreeMap<&'static str, Vec<Record>>) -> Vec<State
         }
         states.push(State { id: id_of(&records), current: false, records });
     }
+    // Of what was before the oldest predictor that is remembered, too little is known.
+    states.retain(|state| state.predictor().is_some());
     states.reverse();
     if let Some(newest) = states.first_mut() {
         newest.current = newest.records.values().all(|record| record.current);

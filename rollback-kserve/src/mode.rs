@@ -28,11 +28,13 @@ impl Mode {
                 let message = "KServe's controller has not said yet in which mode it runs";
                 Err(Error::new(ErrorKind::Unavailable, message).with_hint("is the controller running?"))
             }
-            // Older controllers do not say, but only in Knative mode do components have revisions.
-            None => Ok(match object.pointer("/status/components/predictor/latestCreatedRevision") {
-                Some(_) => Self::Knative,
-                None => Self::Standard,
-            }),
+            // Older controllers do not say. In Standard mode they write at most the number of a Deployment's revision.
+            None => {
+                let latest = json::text(object, "/status/components/predictor/latestCreatedRevision");
+                let is_name =
+                    latest.is_some_and(|name| !name.is_empty() && !name.chars().all(|c| c.is_ascii_digit()));
+                Ok(if is_name { Self::Knative } else { Self::Standard })
+            }
         }
     }
 }

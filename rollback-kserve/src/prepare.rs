@@ -22,7 +22,12 @@ impl InferenceService {
     pub(crate) async fn plan(&self, target: &Target) -> Result<Vec<Change>> {
         let view = self.view().await?;
         let Choice { id, content: mut to, mut notes } = self.choose(target, &view)?;
-        let from = view.live.clone();
+        let just_wrote = view.just_wrote(self.cluster.clock().now());
+        let mut from = view.live.clone();
+        if just_wrote.is_some() {
+            // What runs may be of what was there before.
+            from.runs.clear();
+        }
         if self.options.uri_only {
             let wanted = std::mem::take(&mut to.specs);
             to.specs = only_models(&from, &Content { specs: wanted.clone(), ..Content::default() })?;
@@ -51,10 +56,8 @@ impl InferenceService {
         };
         let held = if from.passing { ", traffic held" } else { "" };
         let from_id = format!("{}{held}", view.current_id());
-        let just_wrote = view.just_wrote(self.cluster.clock().now());
         if from.fingerprint() == to.fingerprint() {
-            let runs = if just_wrote.is_none() { from.runs.clone() } else { BTreeMap::new() };
-            let live = Content { runs, ..from.clone() }.snapshot(from_id);
+            let live = from.clone().snapshot(from_id);
             let mut nothing = change(live.clone(), live, &Ends { from: from.clone(), to: from });
             nothing.warnings = notes;
             return Ok(vec![nothing]);
@@ -153,7 +156,8 @@ fn steps(
     let secured = format!("traffic is safe on {names}, the restored spec does not serve");
     let restore = Ends { from: pinned, to: restored.clone() };
     way.push((restore, [pinned_id, restored_id.clone()], Some(secured)));
-    way.push((Ends { from: restored, to }, [restored_id, to_id], None));
+    let secured = format!("traffic is safe on {names}, and the restored spec is ready beside it");
+    way.push((Ends { from: restored, to }, [restored_id, to_id], Some(secured)));
     Ok(way)
 }
 

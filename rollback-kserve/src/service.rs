@@ -314,12 +314,6 @@ impl View {
     /// The state in place, where the cluster has recorded it.
     pub(crate) fn current(&self) -> Option<&State> {
         let state = self.states.first().filter(|state| state.current)?;
-        // KServe says so where it cannot make anything of the spec; what runs is then of another one.
-        let is_refused = json::text(&self.object, "/status/modelStatus/transitionStatus")
-            == Some("InvalidSpec")
-            || json::items(&self.object, "/status/conditions")
-                .iter()
-                .any(|c| c["reason"] == "ReconcileFailed");
         let is_recorded = |(name, spec): (&String, &Value)| match state.records.get(name.as_str()) {
             Some(record) => {
                 let wanted = downloaded(spec);
@@ -328,19 +322,56 @@ impl View {
             None => false,
         };
         // Between an edit and what its controller makes of it, the newest record is of what was there before.
-        (!is_refused && self.live.specs.iter().all(is_recorded)).then_some(state)
+        (!self.is_refused() && self.live.specs.iter().all(is_recorded)).then_some(state)
+    }
+
+    /// Whether KServe says that it cannot make anything of the spec, so that what runs is of another one. The same is said
+    /// of a spec that runs already, when its runtime is gone.
+    pub(crate) fn is_refused(&self) -> bool {
+        let says = json::text(&self.object, "/status/modelStatus/transitionStatus") == Some("InvalidSpec")
+            || json::items(&self.object, "/status/conditions")
+                .iter()
+                .any(|c| c["reason"] == "ReconcileFailed");
+        says && !self.is_taken_up()
+    }
+
+    /// Whether the newest revision was made after the spec was written last, by whomever.
+    pub(crate) fn is_taken_up(&self) -> bool {
+        let made = self.states.first().and_then(State::created);
+        self.writes().map(|(written, _)| written).max().is_none_or(|written| Some(written) <= made)
+    }
+
+    /// When each manager wrote the spec last, but for what belongs to no revision.
+    fn writes(&self) -> impl Iterator<Item = (Timestamp, &str)> {
+        json::items(&self.object, "/metadata/managedFields").iter().filter_map(|fields| {
+            let spec = fields.pointer("/fieldsV1/f:spec")?;
+            (!is_scaling(spec)).then_some((json::time(fields, "/time")?, fields["manager"].as_str()?))
+        })
+    }
+
+    /// The state whose revisions have all traffic of the components that are held: by KServe's rule the one that was
+    /// rolled out before, once or before it has moved traffic.
+    pub(crate) fn held(&self) -> Option<&State> {
+        let held = self.live.percents.iter().filter(|(_, percent)| **percent == 0).map(|(name, _)| {
+            let status =
+                |field: &str| json::text(&self.object, &format!("/status/components/{name}/{field}"));
+            let rolled_out = status("latestRolledoutRevision");
+            let has_moved = rolled_out != status("latestCreatedRevision");
+            (name.as_str(), if has_moved { rolled_out } else { status("previousRolledoutRevision") })
+        });
+        let held: Vec<_> = held.collect();
+        self.states.iter().find(|state| {
+            held.iter().all(|(name, wanted)| {
+                state.records.get(name).is_some_and(|record| Some(record.name.as_str()) == *wanted)
+            })
+        })
     }
 
     /// Who wrote the spec so shortly ago that KServe may not have taken it up: after the newest revision was made. An edit
     /// that makes no revision looks the same, so this is not believed for long.
     pub(crate) fn just_wrote(&self, now: Timestamp) -> Option<&str> {
         let made = self.current().and_then(State::created);
-        let writes = json::items(&self.object, "/metadata/managedFields").iter();
-        let writes = writes.filter_map(|fields| {
-            let spec = fields.pointer("/fieldsV1/f:spec")?;
-            let manager = fields["manager"].as_str().filter(|manager| *manager != MANAGER)?;
-            (!is_scaling(spec)).then_some((json::time(fields, "/time")?, manager))
-        });
+        let writes = self.writes().filter(|(_, manager)| *manager != MANAGER);
         let (written, manager) = writes.max()?;
         (Some(written) > made && now.since(written) < TAKES_UP).then_some(manager)
     }
@@ -419,7 +450,7 @@ impl View {
             let now = newest.and_then(|newest| newest.records.get(name));
             match (specs.get(name), now, state.records.get(name)) {
                 (Some(spec), Some(now), Some(then)) => {
-                    let carried = template::carried(spec, &now.template, &then.template);
+                    let carried = template::carried(&self.object, spec, &now.template, &then.template);
                     specs.insert(name.to_owned(), carried.spec);
                     beyond.extend(carried.beyond);
                     aside.extend(carried.aside);

@@ -149,6 +149,8 @@ pub(crate) struct Observed {
     pub(crate) key: Option<String>,
     /// What overrides that entry.
     pub(crate) parameters: Option<Value>,
+    /// Whether key and parameters are told: then one that is absent is not there.
+    pub(crate) is_storage: bool,
     /// Where each is mounted, where the template says so.
     pub(crate) mounts: Vec<String>,
 }
@@ -223,6 +225,7 @@ pub(crate) fn with_model_of(spec: &Value, other: &Value) -> Option<Value> {
             }
             _ => None,
         },
+        is_storage: matches!(place(other), Some(Place::Storage(_))),
         mounts: mounts.map(str::to_owned).collect(),
     };
     with_model(spec, &observed)
@@ -232,11 +235,14 @@ fn storage(mut held: Map<String, Value>, path: &str, observed: &Observed) -> Val
     if held.get("path").and_then(Value::as_str).is_none_or(|held| plain(held) != plain(path)) {
         held.insert("path".to_owned(), json!(path));
     }
-    if let Some(key) = &observed.key {
-        held.insert("key".to_owned(), json!(key));
-    }
-    if let Some(parameters) = &observed.parameters {
-        held.insert("parameters".to_owned(), parameters.clone());
+    for (name, told) in
+        [("key", observed.key.as_ref().map(|key| json!(key))), ("parameters", observed.parameters.clone())]
+    {
+        match told {
+            Some(told) => drop(held.insert(name.to_owned(), told)),
+            None if observed.is_storage => drop(held.remove(name)),
+            None => {}
+        }
     }
     Value::Object(held)
 }

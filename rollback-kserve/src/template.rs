@@ -63,7 +63,8 @@ pub(crate) fn observed(template: &Value) -> Observed {
             Some(path) => format!("{STORAGE}{path}"),
             None => uri.to_owned(),
         };
-        return Observed { models: vec![model], key, parameters, mounts: Vec::new() };
+        let is_storage = model.starts_with(STORAGE);
+        return Observed { models: vec![model], key, parameters, is_storage, mounts: Vec::new() };
     }
     // Several are downloaded by init containers, whose arguments are pairs of URI and mount path.
     let mut all = Observed { key, ..Observed::default() };
@@ -92,7 +93,9 @@ pub(crate) struct Carried {
 }
 
 /// The spec of a component as it was when it ran `then`, made from what it is while it runs `now`.
-pub(crate) fn carried(spec: &Value, now: &Value, then: &Value) -> Carried {
+///
+/// `object` is the InferenceService, whose own labels and annotations KServe copies.
+pub(crate) fn carried(object: &Value, spec: &Value, now: &Value, then: &Value) -> Carried {
     let model = observed(then);
     let current = observed(now);
     // Of several, what is mounted shows nowhere: only a list that is wholly told can be put back.
@@ -107,13 +110,39 @@ pub(crate) fn carried(spec: &Value, now: &Value, then: &Value) -> Carried {
     };
     let (mut now, mut then) = (without_model(now), without_model(then));
     carry_containers(&mut carried, &mut now, &mut then);
+    carry_metadata(&mut carried, &mut now, &mut then);
     let differ = json::diff("", Some(&now), Some(&then)).into_iter().map(|field| field.path);
-    let (aside, beyond) = differ.partition(|path| path.starts_with("/metadata/") && !path.contains(INTERNAL));
+    let (aside, beyond) = differ.partition(|path| is_copied(object, path));
     Carried { spec: carried, beyond, aside }
 }
 
-/// How KServe's own annotations look in a path: of the logger, the batcher and the like, which are of the spec.
-const INTERNAL: &str = "internal.serving.kserve.io~1";
+/// Whether a path is that of a label or annotation which the object has itself. Any other one is of some spec.
+fn is_copied(object: &Value, path: &str) -> bool {
+    let key = |map: &str| {
+        let key = path.strip_prefix(&format!("/metadata/{map}/"))?.replace("~1", "/").replace("~0", "~");
+        object.pointer(&format!("/metadata/{map}"))?.get(&key)
+    };
+    key("labels").or_else(|| key("annotations")).is_some()
+}
+
+/// Carries the labels and annotations that the component's spec writes out.
+fn carry_metadata(spec: &mut Value, now: &mut Value, then: &mut Value) {
+    for map in ["labels", "annotations"] {
+        let Some(Value::Object(written)) = spec.get_mut(map) else { continue };
+        let keys: Vec<String> = written.keys().cloned().collect();
+        for key in keys {
+            let take = |template: &mut Value| {
+                template.pointer_mut(&format!("/metadata/{map}"))?.as_object_mut()?.remove(&key)
+            };
+            let (before, after) = (take(now), take(then));
+            match after {
+                after if after == before => {}
+                Some(after) => drop(written.insert(key, after)),
+                None => drop(written.remove(&key)),
+            }
+        }
+    }
+}
 
 /// Without what tells of the model.
 fn without_model(template: &Value) -> Value {
@@ -212,7 +241,8 @@ mod tests {
         scaled["metadata"]["annotations"]["autoscaling.knative.dev/min-scale"] = json!("5");
         assert_eq!(identity(&scaled), identity(&template("s3://m/v4", "x:1")));
         let spec = json!({"model": {"storageUri": "s3://m/v5"}});
-        let from = |now: &Value| carried(&spec, now, &template("s3://m/v4", "x:1"));
+        let object = json!({"metadata": {"labels": {"chart": "2"}}});
+        let from = |now: &Value| carried(&object, &spec, now, &template("s3://m/v4", "x:1"));
         let back = from(&template("s3://m/v5", "x:1"));
         assert_eq!((&back.spec["model"]["storageUri"], back.beyond.len()), (&json!("s3://m/v4"), 0));
         let mut labelled = template("s3://m/v5", "x:2");
@@ -230,7 +260,7 @@ mod tests {
             json!({"containers": [{"name": "t", "image": "t:2", "env": [{"name": "A", "value": "2"}]}]});
         let now = pod("t:2", json!([{"name": "A", "value": "2"}, own]));
         let then = pod("t:1", json!([own]));
-        let back = carried(&spec, &now, &then);
+        let back = carried(&Value::Null, &spec, &now, &then);
         let whole = json!({"containers": [{"name": "t", "image": "t:1", "env": []}]});
         assert_eq!((back.spec, back.beyond.len()), (whole, 0));
     }

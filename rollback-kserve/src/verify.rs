@@ -129,7 +129,7 @@ struct Watching<'a> {
     /// How long a failure that may pass is waited out; not at all in a single look.
     grace: Option<Duration>,
     waited: BTreeMap<String, Instant>,
-    /// Whether what was seen last has no pods and wants none.
+    /// Whether the predictor has no pods.
     is_idle: bool,
 }
 
@@ -192,9 +192,14 @@ impl<'a> Watching<'a> {
         let runs = template::identity(template);
         let wanted = ends.to.specs.get(name).map(downloaded).unwrap_or_default();
         let model = template::observed(template).models;
-        ends.to.runs.get(name) == Some(&runs)
-            || (ends.from.runs.get(name) != Some(&runs)
-                && (wanted.is_empty() || same_models(&wanted, &model)))
+        let same_model = wanted.is_empty() || same_models(&wanted, &model);
+        match (ends.from.runs.get(name), ends.to.runs.get(name)) {
+            (_, Some(to)) if *to == runs => true,
+            // KServe may make another template of the same spec than it did then.
+            (Some(from), _) => *from != runs && same_model,
+            (None, Some(_)) => false,
+            (None, None) => same_model,
+        }
     }
 
     async fn standard(
@@ -213,7 +218,9 @@ impl<'a> Watching<'a> {
             return Ok(Verification::progressing(message));
         }
         let seen = child.workload.status().await?;
-        self.is_idle = json::number(&child.object, "/spec/replicas") == Some(0);
+        if name == "predictor" {
+            self.is_idle = json::number(&child.object, "/spec/replicas") == Some(0);
+        }
         Ok(match seen.state {
             VerificationState::Converged => {
                 let model = template::observed(&child.object["spec"]["template"]).models.join(", ");
@@ -253,7 +260,9 @@ impl<'a> Watching<'a> {
             let message = format!("waiting for KServe to make a revision of the restored {name}");
             return Ok(Verification::progressing(message));
         }
-        self.is_idle = newest.pods == Some(0);
+        if name == "predictor" {
+            self.is_idle = newest.pods == Some(0);
+        }
         let held = ends.to.pinned.get(name);
         let moves = ends.from.specs.get(name) != ends.to.specs.get(name);
         if held.is_none() || moves {

@@ -248,7 +248,7 @@ async fn what_would_be_taken_back_or_cannot_go_back_is_refused_with_the_way_out(
     let plan = plan(&ignoring, Target::Previous, FailurePolicy::Halt).await;
     assert!(warnings(&plan).contains("may take the rollback back"), "{}", warnings(&plan));
 
-    let gone = json!({"metadata": {"annotations": {"argocd.argoproj.io/tracking-id": null, "serving.kserve.io/stop": "true"}}});
+    let gone = json!({"metadata": {"annotations": {"serving.kserve.io/stop": "true"}}});
     namespace.merge(SERVICES, NAME, &gone).await;
     let error = service.prepare(&Target::Previous).await.unwrap_err();
     assert!(error.to_string().contains("it is stopped"), "{error}");
@@ -388,4 +388,95 @@ async fn what_no_template_gives_back_is_not_left_out_in_silence() {
         assert!(error.to_string().contains("batcher"), "{error}");
         assert_eq!(namespace.get(SERVICES, NAME).await["spec"], newer);
     }
+}
+
+#[tokio::test]
+async fn another_undo_before_traffic_has_moved_waits_and_lets_nothing_go() {
+    let namespace = with_models("Knative", &["v3", "v4", "v5"]).await;
+    let service = service(&cluster().await, &namespace);
+    let plan = plan(&service, Target::Previous, FailurePolicy::Halt).await;
+    namespace.merge(SERVICES, NAME, &json!({"metadata": {"annotations": {PAUSED: "true"}}})).await;
+    let cx = StepContext::new(RunId::random(), StepId::new("hold"), Duration::from_secs(30));
+    service.apply(&cx, &plan.steps()[0].change).await.unwrap();
+    let error = service.prepare(&Target::Previous).await.unwrap_err();
+    assert!(
+        error.kind() == ErrorKind::Refused && error.to_string().contains("has not moved it"),
+        "{error:?}"
+    );
+    namespace.merge(SERVICES, NAME, &json!({"metadata": {"annotations": {PAUSED: null}}})).await;
+    let moved = |object: &Value| traffic(object) == [(format!("{NAME}-predictor-00002"), 100)];
+    namespace.wait(SERVICES, NAME, "moved", moved).await;
+    let report = undo(&service, Target::Previous).await;
+    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+    assert_eq!(model(&namespace).await, uri("v4"));
+}
+
+#[tokio::test]
+async fn a_held_transformer_goes_back_to_its_own_revision() {
+    let spec = |image: &str| {
+        let transformer = json!({"containers": [{"name": "kserve-container", "image": image}]});
+        json!({"predictor": predictor("v4"), "transformer": transformer})
+    };
+    let namespace = deployed("Knative", &[spec("transform:1")]).await;
+    let service = service(&cluster().await, &namespace);
+    Testbed::shared().await.pause(Duration::from_secs(6)).await;
+    deploy(&namespace, &spec("transform:2")).await;
+    while service.history().await.unwrap().remove(0).id != "1.2" {
+        Testbed::shared().await.pause(Duration::from_millis(100)).await;
+    }
+    while !service.status().await.unwrap().message.contains("transformer-00002") {
+        Testbed::shared().await.pause(Duration::from_millis(100)).await;
+    }
+    let plan = plan(&service, Target::Previous, FailurePolicy::Halt).await;
+    let cx = StepContext::new(RunId::random(), StepId::new("hold"), Duration::from_secs(30));
+    let hold = &plan.steps()[0].change;
+    service.apply(&cx, hold).await.unwrap();
+    assert!(service.verify(&cx, hold).await.unwrap().is_converged());
+    let report = undo(&service, Target::Previous).await;
+    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+    let live = namespace.get(SERVICES, NAME).await["spec"].clone();
+    assert_eq!(live["transformer"]["containers"][0]["image"], "transform:1");
+}
+
+#[tokio::test]
+async fn a_canary_of_an_older_model_leaves_the_stable_one() {
+    let namespace = with_models("Knative", &["v2", "v3", "v4"]).await;
+    let mut canary = predictor("v3");
+    canary["canaryTrafficPercent"] = json!(10);
+    deploy(&namespace, &json!({"predictor": canary})).await;
+    let service = service(&cluster().await, &namespace);
+    let report = undo(&service, Target::Previous).await;
+    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+    assert_eq!(model(&namespace).await, uri("v4"));
+}
+
+#[tokio::test]
+async fn annotations_that_the_spec_writes_out_come_back() {
+    let spec = |proxy: Option<&str>| {
+        let mut predictor = predictor("v4");
+        if let Some(proxy) = proxy {
+            predictor["annotations"] = json!({"proxy": proxy});
+        }
+        json!({"predictor": predictor})
+    };
+    let namespace = deployed("Standard", &[spec(Some("1")), spec(Some("2"))]).await;
+    let service = service(&cluster().await, &namespace);
+    while service.history().await.unwrap().remove(0).id != "2" {
+        Testbed::shared().await.pause(Duration::from_millis(100)).await;
+    }
+    let report = undo(&service, Target::Previous).await;
+    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+    assert_eq!(namespace.get(SERVICES, NAME).await["spec"], spec(Some("1")));
+    // One that is not written out any more is nobody's to tell.
+    let namespace = deployed("Standard", &[spec(Some("1")), spec(None)]).await;
+    let service = world_service(&namespace).await;
+    while service.history().await.unwrap().remove(0).id != "2" {
+        Testbed::shared().await.pause(Duration::from_millis(100)).await;
+    }
+    let error = service.prepare(&Target::Previous).await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Refused && error.to_string().contains("proxy"), "{error:?}");
+}
+
+async fn world_service(namespace: &Namespace) -> rollback_kserve::InferenceService {
+    service(&cluster().await, namespace)
 }

@@ -206,6 +206,9 @@ fn template(service: &Value, component: &str, spec: &Value) -> Value {
         !key.starts_with("rollback.test/") && key != "kubectl.kubernetes.io/last-applied-configuration"
     });
     let mut labels = service["metadata"]["labels"].as_object().cloned().unwrap_or_default();
+    for (map, own) in [(&mut annotations, &spec["annotations"]), (&mut labels, &spec["labels"])] {
+        map.extend(own.as_object().cloned().unwrap_or_default());
+    }
     labels.insert(OWNER_LABEL.into(), json!(name));
     labels.insert("component".into(), json!(component));
     let mut containers = spec["containers"].as_array().cloned().unwrap_or_default();
@@ -222,10 +225,13 @@ fn template(service: &Value, component: &str, spec: &Value) -> Value {
         } else if let Some(path) = member["storage"]["path"].as_str() {
             annotations.insert(SOURCE_URI.into(), json!(format!("<scheme-placeholder>://{path}")));
             annotations.insert("internal.serving.kserve.io/storage-spec".into(), json!("true"));
-            annotations.insert(
-                "internal.serving.kserve.io/storage-spec-key".into(),
-                member["storage"]["key"].clone(),
-            );
+            for (name, part) in [("key", "storage-spec-key"), ("parameters", "storage-spec-param")] {
+                let told = &member["storage"][name];
+                if !told.is_null() {
+                    let text = told.as_str().map_or_else(|| told.to_string(), str::to_owned);
+                    annotations.insert(format!("internal.serving.kserve.io/{part}"), json!(text));
+                }
+            }
         }
         let runtime = member["runtime"].as_str().unwrap_or("xgbserver-1");
         let mut container = json!({"name": "kserve-container", "image": format!("runtime:{runtime}")});

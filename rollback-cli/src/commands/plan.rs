@@ -17,9 +17,9 @@ use crate::{journal, keep, lease, naming, place};
 
 pub(crate) async fn run(app: &App, args: PlanArgs) -> Result<Exit, Failure> {
     let kept = journal::known(app).await?;
-    let Prepared { plan, .. } = make(app, &args.components, &args.target, &kept, false).await?;
+    let Prepared { plan, locators, .. } = make(app, &args.components, &args.target, &kept, false).await?;
     if let Some(path) = &args.out {
-        keep::write(path, &plan)?;
+        keep::write(path, &plan, &locators)?;
     }
     output::result(app.global.output, &json::plan(&plan), || table::plan(&plan, console::colors_enabled()));
     if let Some(path) = &args.out
@@ -98,6 +98,12 @@ pub(crate) async fn make(
     let mut plan = planner.plan().await?;
     if let Some(cluster) = servers.cluster() {
         lease::warn(cluster, &mut plan).await;
+    }
+    for (step, part) in steps.iter().zip(&parts) {
+        let told = app.runbook.iter().flat_map(|runbook| runbook.irreversible(&step.component.written));
+        for warning in told {
+            plan.warn(part.id(), &warning);
+        }
     }
     let locators = place::locators(app, &servers, &parts, &settings.workload)?;
     Ok(Prepared { servers, parts, plan, locators })

@@ -45,7 +45,10 @@ pub(crate) async fn run(app: &App, args: UndoArgs) -> Result<Exit, Failure> {
 
 /// A kept plan and its components.
 async fn kept(app: &App, path: &Path) -> Result<Prepared, Failure> {
-    let plan = keep::read(path)?;
+    let (plan, locators) = keep::read(path)?;
+    if !locators.is_empty() {
+        return place::rebuild(app, &locators, plan).await;
+    }
     let servers = Servers::default();
     // What a plan asks for was decided when it was made. Only how long to watch is open, and where a
     // controller may take the object back, longer is right whichever way the plan came about.

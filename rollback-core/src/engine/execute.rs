@@ -486,6 +486,8 @@ impl<'a> Run<'a> {
         let deadline = tokio::time::Instant::now() + LOOK_PATIENCE;
         match step::locate(self, component, change, deadline).await {
             Ok(Position::Elsewhere(_)) => return error,
+            // The last one gives up what was secured, once it is made.
+            Ok(Position::To) if !change.passage.to_between => return error,
             Err(e) if e.kind() == ErrorKind::NotFound => return error,
             // Where it cannot be seen, nobody should take it away.
             Ok(_) | Err(_) => {}
