@@ -110,20 +110,21 @@ impl App {
 /// Whether a file that nobody named may decide where to connect: it is the user's or the system's own, and nobody else
 /// can write it.
 fn is_trusted(path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt as _;
-
-    let own = std::fs::metadata("/proc/self").map_or(0, |data| data.uid());
-    let is_safe = |path: &Path| {
-        std::fs::metadata(path).is_ok_and(|data| [0, own].contains(&data.uid()) && data.mode() & 0o002 == 0)
-    };
-    let trusted = is_safe(path);
-    if !trusted {
+    #[cfg(unix)]
+    let is_safe = std::fs::metadata(path).is_ok_and(|data| {
+        use std::os::unix::fs::MetadataExt as _;
+        [0, rustix::process::geteuid().as_raw()].contains(&data.uid()) && data.mode() & 0o002 == 0
+    });
+    // Elsewhere permissions are not told by a mode.
+    #[cfg(not(unix))]
+    let is_safe = true;
+    if !is_safe {
         output::say(&format!(
             "warning: {} belongs to somebody else or can be written by anybody, and is not used; name it with -f to use it",
             path.display()
         ));
     }
-    trusted
+    is_safe
 }
 
 /// A usage error.

@@ -109,4 +109,13 @@ async fn what_the_runbook_does_not_know_or_says_wrongly_is_told() {
     // What is typed in full does not need it.
     let full = call(folder, &["history", "deployment/none"]).await;
     assert!(full.code == 1 && full.stderr.contains("warning: the runbook"), "{full:?}");
+
+    // Nor is one believed that anybody could have written, unless it is named.
+    let path = folder.join("rollback.yaml");
+    std::fs::write(&path, text).unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+    let output = call(folder, &["history", "web"]).await;
+    assert!(output.code == 2 && output.stderr.contains("can be written by anybody"), "{output:?}");
+    let named = call(folder, &["history", "web", "-f", "rollback.yaml"]).await;
+    assert!(named.code == 1 && !named.stderr.contains("warning"), "{named:?}");
 }
