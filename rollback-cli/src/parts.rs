@@ -147,24 +147,18 @@ impl Servers {
     ) -> Result<Part, Failure> {
         match &name.kind {
             Kind::Workload(kind) => {
-                let cluster = self.cluster.get_or_try_init(|| app.connect()).await?;
-                let namespace = name.namespace.as_deref().or(app.global.namespace.as_deref());
-                let namespace = namespace.unwrap_or(cluster.default_namespace());
-                let options = settings.workload.clone();
-                let made = Workload::new(cluster, *kind, namespace, &name.name, options);
+                let (cluster, namespace) = self.cluster_for(app, name).await?;
+                let made = Workload::new(cluster, *kind, namespace, &name.name, settings.workload.clone());
                 made.map(Part::Workload).map_err(Failure::setup)
             }
             Kind::Service => {
-                let cluster = self.cluster.get_or_try_init(|| app.connect()).await?;
-                let namespace = name.namespace.as_deref().or(app.global.namespace.as_deref());
-                let namespace = namespace.unwrap_or(cluster.default_namespace());
-                let options = settings.service();
-                let made = InferenceService::new(cluster, namespace, &name.name, options);
-                let made = made.map_err(Failure::setup)?;
-                Ok(Part::Service(match &settings.ledger {
-                    Some(ledger) => made.with_ledger(ledger.clone()),
-                    None => made,
-                }))
+                let (cluster, namespace) = self.cluster_for(app, name).await?;
+                let made = InferenceService::new(cluster, namespace, &name.name, settings.service());
+                let part = made.map(Part::Service).map_err(Failure::setup)?;
+                Ok(match &settings.ledger {
+                    Some(ledger) => part.knowing(ledger),
+                    None => part,
+                })
             }
             Kind::Environment => {
                 let message = format!("{}: an environment is not supported yet", name.written);
@@ -188,6 +182,17 @@ impl Servers {
                 made.map(Part::Model).map_err(Failure::setup)
             }
         }
+    }
+
+    /// The cluster, connected to, and the namespace of a component.
+    async fn cluster_for<'a>(
+        &'a self,
+        app: &'a App,
+        name: &'a Component,
+    ) -> Result<(&'a Cluster, &'a str), Failure> {
+        let cluster = self.cluster.get_or_try_init(|| app.connect()).await?;
+        let namespace = name.namespace.as_deref().or(app.global.namespace.as_deref());
+        Ok((cluster, namespace.unwrap_or(cluster.default_namespace())))
     }
 }
 

@@ -223,7 +223,6 @@ pub(crate) async fn rebuild(app: &App, known: &[Locator], plan: Plan) -> Result<
         }
         places.push((id, place));
     }
-    let clusters = || places.iter().filter(|(id, _)| id.kind() != "model");
     let known = places.iter().find_map(|(_, place)| match place {
         Some(Place::Workload { kubernetes, .. }) => Some(kubernetes),
         _ => None,
@@ -236,7 +235,8 @@ pub(crate) async fn rebuild(app: &App, known: &[Locator], plan: Plan) -> Result<
         let error = Error::new(ErrorKind::Unsupported, "the run spans several clusters");
         return Err(Failure::setup(error));
     }
-    let cluster = if clusters().next().is_some() { Some(reconnect(app, known).await?) } else { None };
+    let needs_cluster = places.iter().any(|(id, _)| id.kind() != "model");
+    let cluster = if needs_cluster { Some(reconnect(app, known).await?) } else { None };
     let (mut parts, mut locators) = (Vec::new(), Vec::new());
     for (id, place) in &places {
         let (part, place) = match (place, &cluster) {

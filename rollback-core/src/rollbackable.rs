@@ -58,8 +58,8 @@ pub trait Rollbackable: fmt::Debug + Send + Sync {
     /// is one change whose `from` is its `to`. One change as a rule; several in order where a state
     /// between them must itself be verified.
     ///
-    /// Backends resolve `Previous`, `Revision`, `Snapshot` and, where they run artifacts, `Artifact`. `LastGood` and `AsOf` need records of
-    /// what was in place, and are resolved before they reach a backend.
+    /// Backends resolve `Previous`, `Revision`, `Snapshot` and, where they run artifacts, `Artifact`. `LastGood`
+    /// and `AsOf` need records of what was in place, and are resolved before they reach a backend.
     ///
     /// # Errors
     /// `NotFound` for an unknown component or revision, `Refused` where a rule forbids it, with the way

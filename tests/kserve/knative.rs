@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rollback_core::{
-    ErrorKind, FailurePolicy, Ledger, MemoryJournal, Outcome, Planner, Rollbackable, RunId, StepContext,
-    StepId, StepOutcome, Target, snapshot_of,
+    ErrorKind, FailurePolicy, Ledger, MemoryJournal, Outcome, Plan, Planner, Rollbackable, RunId,
+    StepContext, StepId, StepOutcome, Target, snapshot_of,
 };
 use rollback_k8s::GitOps;
 use rollback_tests::{Namespace, PAUSED, REVISIONS, SERVICES, Testbed};
@@ -28,6 +28,29 @@ async fn model(namespace: &Namespace) -> Value {
     namespace.get(SERVICES, NAME).await["spec"]["predictor"]["model"]["storageUri"].clone()
 }
 
+/// Carries a plan out, while what has traffic is looked at all the time.
+async fn completes_while(
+    namespace: &Namespace,
+    service: &rollback_kserve::InferenceService,
+    plan: &Plan,
+    look: impl Fn(&str, i64),
+) {
+    let looks = async {
+        loop {
+            for (name, percent) in traffic(&namespace.get(SERVICES, NAME).await) {
+                look(&name, percent);
+            }
+            Testbed::shared().await.pause(Duration::from_millis(20)).await;
+        }
+    };
+    let components: [Arc<dyn Rollbackable>; 1] = [Arc::new(service.clone())];
+    let report = tokio::select! {
+        report = execute(plan, &components, 60) => report,
+        () = looks => unreachable!(),
+    };
+    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+}
+
 #[tokio::test]
 async fn traffic_is_held_on_the_old_revision_before_the_spec_returns_and_let_go_after() {
     let namespace = with_models("Knative", &["v3", "v4", "v5"]).await;
@@ -42,20 +65,10 @@ async fn traffic_is_held_on_the_old_revision_before_the_spec_returns_and_let_go_
     assert!(warnings(&plan).contains("ready and has 0 pods now, at least 1"), "{}", warnings(&plan));
 
     // Whoever looks while it goes on sees the two newest revisions, and never none.
-    let looks = async {
-        loop {
-            for (name, _) in traffic(&namespace.get(SERVICES, NAME).await) {
-                assert_ne!(name, format!("{NAME}-predictor-00001"));
-            }
-            Testbed::shared().await.pause(Duration::from_millis(20)).await;
-        }
-    };
-    let components: [Arc<dyn Rollbackable>; 1] = [Arc::new(service.clone())];
-    let report = tokio::select! {
-        report = execute(&plan, &components, 60) => report,
-        () = looks => unreachable!(),
-    };
-    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+    completes_while(&namespace, &service, &plan, |name, _| {
+        assert_ne!(name, format!("{NAME}-predictor-00001"));
+    })
+    .await;
     let object = namespace.get(SERVICES, NAME).await;
     assert_eq!(object["spec"]["predictor"]["canaryTrafficPercent"], Value::Null);
     assert_eq!(traffic(&object), [(format!("{NAME}-predictor-00004"), 100)]);
@@ -287,20 +300,10 @@ async fn a_bad_canary_gets_no_more_than_its_share_on_the_way_to_an_older_revisio
     let service = service(&cluster().await, &namespace);
     let plan = plan(&service, Target::Revision("1".into()), FailurePolicy::Halt).await;
     assert_eq!(plan.steps().len(), 2, "{plan:?}");
-    let looks = async {
-        loop {
-            for (name, percent) in traffic(&namespace.get(SERVICES, NAME).await) {
-                assert!(!name.ends_with("-00003") || percent <= 10, "{percent} % on {name}");
-            }
-            Testbed::shared().await.pause(Duration::from_millis(20)).await;
-        }
-    };
-    let components: [Arc<dyn Rollbackable>; 1] = [Arc::new(service.clone())];
-    let report = tokio::select! {
-        report = execute(&plan, &components, 60) => report,
-        () = looks => unreachable!(),
-    };
-    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+    completes_while(&namespace, &service, &plan, |name, percent| {
+        assert!(!name.ends_with("-00003") || percent <= 10, "{percent} % on {name}");
+    })
+    .await;
     assert_eq!(model(&namespace).await, uri("slow-3"));
     assert_eq!(traffic(&namespace.get(SERVICES, NAME).await), [(format!("{NAME}-predictor-00004"), 100)]);
 }

@@ -12,6 +12,12 @@ use serde_json::Value;
 
 use crate::world::{baseline, production, revision, undo};
 
+/// The versions that are in Production.
+fn in_production(stages: &Value) -> Vec<&String> {
+    let all = stages.as_object().unwrap().iter();
+    all.filter(|(_, stage)| **stage == "Production").map(|(version, _)| version).collect()
+}
+
 #[tokio::test]
 async fn under_a_lease_every_moment_after_has_one_version_in_the_stage() {
     let server = Mlflow::shared(MlflowVersion::Three).await;
@@ -29,8 +35,7 @@ async fn under_a_lease_every_moment_after_has_one_version_in_the_stage() {
     let refused = all.iter().filter(|r| r.as_ref().is_err_and(|e| e.kind() == ErrorKind::Refused)).count();
     assert!(done >= 1 && refused >= 1, "{done} done, {refused} refused: {all:#?}");
     let stages = server.observe(&model).await["stages"].clone();
-    let serving = stages.as_object().unwrap().values().filter(|stage| **stage == "Production").count();
-    assert_eq!(serving, 1, "{stages}");
+    assert_eq!(in_production(&stages).len(), 1, "{stages}");
 }
 
 #[tokio::test]
@@ -45,13 +50,7 @@ async fn twenty_at_once_without_a_lease_never_call_an_overlap_completed() {
         };
         let all = futures::future::join_all((0..20).map(run)).await;
         let stages = server.observe(&model).await["stages"].clone();
-        let serving: Vec<_> = stages
-            .as_object()
-            .unwrap()
-            .iter()
-            .filter(|(_, stage)| **stage == "Production")
-            .map(|(v, _)| v)
-            .collect();
+        let serving = in_production(&stages);
         for (to, report) in &all {
             // One that was overtaken before it looked for the last time knows it.
             assert!(
@@ -91,13 +90,7 @@ print(json.dumps('done'))"
     let last = undo(&production(server.url(), &model), revision("2")).await.unwrap();
     assert!(matches!(last.outcome, Outcome::Completed | Outcome::NothingToDo), "{last:#?}");
     let stages = server.observe(&model).await["stages"].clone();
-    let serving: Vec<_> = stages
-        .as_object()
-        .unwrap()
-        .iter()
-        .filter(|(_, stage)| **stage == "Production")
-        .map(|(v, _)| v)
-        .collect();
+    let serving = in_production(&stages);
     assert_eq!(serving, ["2"], "{stages}");
 }
 

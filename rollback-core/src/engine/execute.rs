@@ -286,8 +286,7 @@ impl<'a> Run<'a> {
                 if stopped || running.len() >= self.engine.concurrency {
                     break;
                 }
-                let may_start =
-                    begun.contains(&step.id) || ((!halted || self.is_under_way(step)) && self.is_ready(step));
+                let may_start = begun.contains(&step.id) || self.may_begin(step, halted);
                 if may_start && started.insert(&step.id) {
                     let span = tracing::info_span!("step", step = %step.id);
                     running.push(self.run_step(step).instrument(span));
@@ -308,8 +307,11 @@ impl<'a> Run<'a> {
 
     fn unfinished(&self) -> bool {
         let halted = self.has_halted();
-        let steps = self.plan.steps().iter();
-        steps.into_iter().any(|step| (!halted || self.is_under_way(step)) && self.is_ready(step))
+        self.plan.steps().iter().any(|step| self.may_begin(step, halted))
+    }
+
+    fn may_begin(&self, step: &Step, halted: bool) -> bool {
+        (!halted || self.is_under_way(step)) && self.is_ready(step)
     }
 
     /// Whether a step goes on from a state on the way, at which its component is not to be left because another one
