@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rollback_core::{
-    Components, Engine, FailurePolicy, MemoryJournal, Plan, Planner, Rollbackable, RunOptions, RunReport,
-    Target,
+    Components, Engine, FailurePolicy, Fingerprint, MemoryJournal, Plan, Planner, Rollbackable, RunOptions,
+    RunReport, Target,
 };
 use rollback_k8s::{Cluster, ConnectOptions};
 use rollback_kserve::{InferenceService, ServiceOptions};
@@ -39,7 +39,7 @@ pub(crate) async fn deployed(mode: &str, specs: &[Value]) -> Namespace {
     let namespace = testbed.namespace("kserve").await;
     let (first, rest) = specs.split_first().unwrap();
     namespace.create(&object(mode, first)).await;
-    taken_up(&namespace, first).await;
+    taken_up(&namespace, first, None).await;
     for spec in rest {
         deploy(&namespace, spec).await;
     }
@@ -54,14 +54,22 @@ pub(crate) async fn with_models(mode: &str, models: &[&str]) -> Namespace {
 
 /// Replaces the spec, as a person with a manifest does, and waits until the controllers have taken it up.
 pub(crate) async fn deploy(namespace: &Namespace, spec: &Value) {
+    let before = current(&service(&cluster().await, namespace)).await;
     let replace = json!([{"op": "replace", "path": "/spec", "value": spec}]);
     let (path, kind) = (namespace.path(SERVICES, NAME), "application/json-patch+json");
     namespace.request(http::Method::PATCH, &path, kind, replace).await.unwrap();
-    taken_up(namespace, spec).await;
+    taken_up(namespace, spec, before).await;
 }
 
-/// Waits until the children run the models of a spec, and those that can be ready are.
-async fn taken_up(namespace: &Namespace, spec: &Value) {
+/// The revision in place, once it is recorded. A Deployment of another name counts its revisions from one again.
+async fn current(service: &InferenceService) -> Option<(String, Fingerprint)> {
+    let history = service.history().await.unwrap().into_iter();
+    let mut recorded = history.filter(|revision| revision.current && revision.id != "unrecorded");
+    recorded.next().map(|revision| (revision.id, revision.fingerprint))
+}
+
+/// Waits until the children run a spec, as another revision than `before`, and those that can be ready are.
+async fn taken_up(namespace: &Namespace, spec: &Value, before: Option<(String, Fingerprint)>) {
     let text = spec.to_string();
     let can_settle = !text.contains("never-ready") && !text.contains("crash-loop");
     namespace
@@ -76,8 +84,9 @@ async fn taken_up(namespace: &Namespace, spec: &Value) {
     // What KServe says may be of before; the children are what counts.
     let service = service(&cluster().await, namespace);
     for _ in 0..600 {
-        let history = service.history().await.unwrap();
-        let recorded = history.iter().any(|revision| revision.current && revision.id != "unrecorded");
+        // One of the same model looks recorded before it is.
+        let now = current(&service).await;
+        let recorded = now.is_some() && now != before;
         let settled = !can_settle || service.status().await.unwrap().is_converged();
         if recorded && settled {
             return;
