@@ -92,7 +92,7 @@ impl Case {
         let guarded = component(UndoMode::Guarded).prepare(&target).await;
         let flag = format!("--to-revision={number}");
         let kubectl = theirs.kubectl(&["rollout", "undo", &object, &flag]).await;
-        let told = format!("{} seed {}: {kubectl:?}", self.kind, self.name);
+        let told = format!("{} seed {} to {number} of {kept:?}: {kubectl:?}", self.kind, self.name);
         let undone = match exact.prepare(&target).await {
             Err(error) => {
                 assert_ne!(kubectl.code, 0, "{told} {error:?}");

@@ -1,5 +1,6 @@
 //! What is particular about StatefulSets, DaemonSets and restarts.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use rollback_core::{
     Components, Disposition, Engine, ErrorKind, FailurePolicy, MemoryJournal, Outcome, Planner, Position,
     RestartScope, Restartable, Rollbackable, RunOptions, RunReport, Target,
 };
-use rollback_k8s::{Workload, WorkloadKind};
+use rollback_k8s::{UndoMode, Workload, WorkloadKind, WorkloadOptions};
 use rollback_tests::{Fault, Matcher, Namespace, Testbed, objects};
 use serde_json::{Value, json};
 
@@ -298,4 +299,45 @@ async fn a_restart_of_all_is_a_rollout_and_repeating_it_restarts_nothing_more() 
     // Everyone restarts first: the way back is still the way back.
     assert_eq!(image(&object), "app:1");
     assert_eq!(web.prepare(&Target::Previous).await.unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+/// A controller whose cache is behind gives two revisions one number.
+#[tokio::test]
+async fn of_two_revisions_with_one_number_the_one_that_kubectl_takes_is_previous() {
+    let testbed = Testbed::shared().await;
+    let namespace = testbed.namespace("ties").await;
+    let cluster = cluster(testbed).await;
+    let mut options = WorkloadOptions::default();
+    options.mode = UndoMode::Kubectl;
+    let mut ways = BTreeSet::new();
+    for round in 0..6 {
+        let name = format!("db{round}");
+        namespace.create(&objects::stateful_set(&name, "app:1", 0)).await;
+        for (recorded, image) in [(1, "app:2"), (2, "app:3")] {
+            let selector = format!("app={name}");
+            namespace
+                .wait_list("ControllerRevision", &selector, "it is recorded", |all| all.len() == recorded)
+                .await;
+            namespace.patch("StatefulSet", &name, &objects::image_patch(image)).await;
+        }
+        let selector = format!("app={name}");
+        let all = namespace
+            .wait_list("ControllerRevision", &selector, "all are recorded", |all| all.len() == 3)
+            .await;
+        let of = |number: i64| all.iter().find(|item| item["revision"] == number).unwrap();
+        let second = of(2)["metadata"]["name"].as_str().unwrap();
+        namespace.merge("ControllerRevision", second, &json!({"revision": 3})).await;
+        ways.insert(second < of(3)["metadata"]["name"].as_str().unwrap());
+
+        let db = Workload::new(&cluster, WorkloadKind::StatefulSet, namespace.name(), &name, options.clone());
+        let planned = db.unwrap().prepare(&Target::Previous).await.unwrap().remove(0);
+        namespace.kubectl(&["rollout", "undo", &format!("statefulset/{name}")]).await.ok();
+        let left = namespace.get("StatefulSet", &name).await;
+        assert_eq!(
+            planned.to.content["template"]["spec"]["containers"][0]["image"],
+            left["spec"]["template"]["spec"]["containers"][0]["image"],
+            "{name}"
+        );
+    }
+    assert_eq!(ways.len(), 2, "both orders of their names occur");
 }

@@ -60,7 +60,13 @@ impl History {
                 records.iter().filter(equal).max_by_key(|r| r.number).map(|record| record.name.clone())
             }
         };
-        records.sort_by(|a, b| b.number.cmp(&a.number).then_with(|| a.name.cmp(&b.name)));
+        // A controller whose cache is behind gives one number twice. kubectl then takes what the server lists
+        // later of ReplicaSets, and earlier of ControllerRevisions, for the older.
+        records.sort_by(|a, b| {
+            let by_name = a.name.cmp(&b.name);
+            let by_name = if kind == WorkloadKind::Deployment { by_name } else { by_name.reverse() };
+            b.number.cmp(&a.number).then(by_name)
+        });
         let current = current.and_then(|name| records.iter().position(|record| record.name == name));
         Self { records, current }
     }
