@@ -234,7 +234,7 @@ impl Repository {
     }
 
     /// Reads on a thread that may block.
-    async fn read<T: Send + 'static>(
+    pub(crate) async fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&git2::Repository) -> Result<T> + Send + 'static,
     ) -> Result<T> {

@@ -9,6 +9,7 @@ use rollback_core::{ComponentId, Error, ErrorKind, Result, StepContext};
 use serde_json::{Map, Value, json};
 
 use crate::cluster::MANAGER;
+use crate::fields::{self, Fields};
 use crate::{Cluster, json as read};
 
 /// The managers that people and pipelines write as. Controllers keep what they own.
@@ -29,6 +30,24 @@ const EARLIER: [&str; 11] = [
 /// How often an object that changes meanwhile is looked at again.
 const ATTEMPTS: usize = 5;
 
+/// A field that somebody else owns and that a configuration would set to another value.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FieldConflict {
+    /// Who owns it.
+    pub manager: String,
+    /// Its path, as the server writes it: `.spec.replicas`, `.spec.ports[name="http"].port`.
+    pub field: String,
+}
+
+/// The fields for which the server refused to apply a configuration.
+pub fn field_conflicts(error: &Error) -> Vec<FieldConflict> {
+    let values = |wanted: &'static str| {
+        error.context().filter(move |(key, _)| *key == wanted).map(|(_, value)| value.to_owned())
+    };
+    let both = values("manager").zip(values("field"));
+    both.map(|(manager, field)| FieldConflict { manager, field }).collect()
+}
+
 impl Cluster {
     /// Makes the object at a path what the configuration says, and nothing of what earlier tools added, by server-side
     /// apply. Answers the object as it is then. What other managers own stays, and a difference with them is a conflict
@@ -45,11 +64,7 @@ impl Cluster {
         (path, configuration): (&str, &Value),
         force: bool,
     ) -> Result<Value> {
-        let what = format!(
-            "applying {} {}",
-            read::text(configuration, "/kind").unwrap_or_default(),
-            read::name(configuration)
-        );
+        let what = what(configuration);
         for _ in 0..ATTEMPTS {
             let live = match self.get(path, &what).await {
                 Ok(live) => Some(live),
@@ -74,27 +89,129 @@ impl Cluster {
                 }
             }
             cx.before_write(&what).await?;
-            let path = format!("{path}?fieldManager={MANAGER}&force={force}");
-            let applied = self.server_side_apply(&path, configuration, &what).await;
-            return applied.map_err(|e| e.with_component(component));
+            let applied = self.apply_plainly((path, configuration), force, "").await;
+            return applied.map_err(|e| {
+                if !field_conflicts(&e).is_empty() {
+                    cx.write_rejected();
+                }
+                e.with_component(component)
+            });
         }
         Err(Error::new(ErrorKind::Conflict, format!("{what}: it keeps changing meanwhile"))
             .with_component(component)
             .with_hint("see who writes to it")
             .temporary(None))
     }
+
+    /// What [`apply`](Self::apply) would make of an object that is `live`, by the server's own word; nothing is written.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply), whatever the server refuses.
+    pub async fn dry_apply(
+        &self,
+        (path, configuration): (&str, &Value),
+        live: Option<&Value>,
+        force: bool,
+    ) -> Result<Value> {
+        let mut result = self.apply_plainly((path, configuration), force, "&dryRun=All").await?;
+        // Plain server-side apply leaves what earlier tools own; the server checks the object without that, too.
+        let Some(theirs) = live.map(earlier_fields).filter(|fields| !fields.is_empty()) else {
+            return Ok(result);
+        };
+        let others = read::items(&result, "/metadata/managedFields").iter();
+        let others = others.filter(|entry| !is_earlier(entry)).filter_map(|entry| entry["fieldsV1"].as_object());
+        let kept: Vec<Fields> = others.cloned().collect();
+        let before = result.clone();
+        fields::remove(&mut result, &theirs, &kept.iter().collect::<Vec<_>>());
+        if result == before {
+            return Ok(result);
+        }
+        if let Some(version) = live.and_then(|live| read::text(live, "/metadata/resourceVersion")) {
+            result["metadata"]["resourceVersion"] = json!(version);
+        }
+        let path = format!("{path}?dryRun=All&fieldManager={MANAGER}");
+        self.put(&path, &result, &what(configuration)).await
+    }
+
+    /// Server-side apply as ours, of an object that nobody else writes.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply).
+    pub async fn apply_own(&self, path: &str, configuration: &Value) -> Result<Value> {
+        self.apply_plainly((path, configuration), true, "").await
+    }
+
+    async fn apply_plainly(
+        &self,
+        (path, configuration): (&str, &Value),
+        force: bool,
+        more: &str,
+    ) -> Result<Value> {
+        let path = format!("{path}?fieldManager={MANAGER}&force={force}{more}");
+        self.server_side_apply(&path, configuration, &what(configuration)).await
+    }
+}
+
+fn what(configuration: &Value) -> String {
+    format!(
+        "applying {} {}",
+        read::text(configuration, "/kind").unwrap_or_default(),
+        read::name(configuration)
+    )
+}
+
+/// What of an object is there because earlier tools or we applied it: what a configuration that brings it back holds.
+pub fn applied_part(object: &Value) -> Value {
+    let mut owned = earlier_fields(object);
+    for entry in read::items(object, "/metadata/managedFields").iter().filter(|entry| is_ours(entry)) {
+        fields::union(&mut owned, entry["fieldsV1"].as_object().unwrap_or(&Map::new()));
+    }
+    let mut part = if owned.is_empty() { json!({}) } else { fields::extract(object, &owned) };
+    for key in ["apiVersion", "kind"] {
+        part[key] = object[key].clone();
+    }
+    for key in ["name", "namespace"] {
+        if let Some(value) = object["metadata"].get(key) {
+            part["metadata"][key] = value.clone();
+        }
+    }
+    part
+}
+
+/// Who owns the field at a path of names, other than earlier tools and us.
+pub fn foreign_owner<'a>(object: &'a Value, path: &[&str]) -> Option<&'a str> {
+    let entries = read::items(object, "/metadata/managedFields").iter();
+    let mut entries = entries.filter(|entry| !is_earlier(entry) && !is_ours(entry));
+    let owns = |entry: &&Value| {
+        let names = path.iter().map(|name| format!("f:{name}"));
+        names.into_iter().try_fold(&entry["fieldsV1"], |fields, name| fields.get(&name)).is_some()
+    };
+    entries.find(owns)?["manager"].as_str()
+}
+
+fn earlier_fields(object: &Value) -> Fields {
+    let mut all = Fields::new();
+    for entry in read::items(object, "/metadata/managedFields").iter().filter(|entry| is_earlier(entry)) {
+        fields::union(&mut all, entry["fieldsV1"].as_object().unwrap_or(&Map::new()));
+    }
+    all
+}
+
+/// Whether an entry is of a tool that people use, and not of a subresource such as `status` or `scale`.
+fn is_earlier(entry: &Value) -> bool {
+    let manager = entry["manager"].as_str().unwrap_or_default();
+    let is_status = entry["subresource"].as_str().is_some_and(|subresource| !subresource.is_empty());
+    EARLIER.contains(&manager) && !is_status
+}
+
+fn is_ours(entry: &Value) -> bool {
+    entry["manager"] == MANAGER && entry["operation"] == "Apply"
 }
 
 /// The managed fields of an object with those of earlier tools as ours; none where there are none of theirs.
 fn taken_over(object: &Value) -> Option<Value> {
     let entries = read::items(object, "/metadata/managedFields");
-    let is_theirs = |entry: &&Value| {
-        let manager = entry["manager"].as_str().unwrap_or_default();
-        let is_status = entry["subresource"].as_str().is_some_and(|subresource| !subresource.is_empty());
-        EARLIER.contains(&manager) && !is_status
-    };
-    let theirs: Vec<&Value> = entries.iter().filter(is_theirs).collect();
-    let is_ours = |entry: &Value| entry["manager"] == MANAGER && entry["operation"] == "Apply";
+    let theirs: Vec<&Value> = entries.iter().filter(|entry| is_earlier(entry)).collect();
     let first = entries.iter().find(|entry| is_ours(entry)).or(theirs.first().copied())?;
     if theirs.is_empty() {
         return None;
@@ -102,24 +219,13 @@ fn taken_over(object: &Value) -> Option<Value> {
     let mut ours = first.clone();
     ours["manager"] = json!(MANAGER);
     ours["operation"] = json!("Apply");
-    let mut fields = ours["fieldsV1"].as_object().cloned().unwrap_or_default();
+    let mut all = ours["fieldsV1"].as_object().cloned().unwrap_or_default();
     for entry in &theirs {
-        union(&mut fields, entry["fieldsV1"].as_object());
+        fields::union(&mut all, entry["fieldsV1"].as_object().unwrap_or(&Map::new()));
     }
-    ours["fieldsV1"] = Value::Object(fields);
-    let kept = entries.iter().filter(|entry| !is_theirs(entry) && !is_ours(entry)).cloned();
+    ours["fieldsV1"] = Value::Object(all);
+    let kept = entries.iter().filter(|entry| !is_earlier(entry) && !is_ours(entry)).cloned();
     Some(kept.chain([ours]).collect())
-}
-
-/// Sets of fields are tries of JSON objects.
-fn union(all: &mut Map<String, Value>, more: Option<&Map<String, Value>>) {
-    for (key, value) in more.into_iter().flatten() {
-        match (all.get_mut(key), value) {
-            (Some(Value::Object(own)), Value::Object(more)) => union(own, Some(more)),
-            (Some(_), _) => {}
-            (None, value) => drop(all.insert(key.clone(), value.clone())),
-        }
-    }
 }
 
 #[cfg(test)]

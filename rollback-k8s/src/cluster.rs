@@ -217,7 +217,11 @@ impl Cluster {
         self.send(Method::PUT, path, Form::Whole, Some(("application/json", body)), what).await
     }
 
-    pub(crate) async fn delete(&self, path: &str, options: &Value, what: &str) -> Result<Value> {
+    /// Deletes the object at a path, with `DeleteOptions`, once.
+    ///
+    /// # Errors
+    /// What the server answers.
+    pub async fn delete(&self, path: &str, options: &Value, what: &str) -> Result<Value> {
         self.send(Method::DELETE, path, Form::Whole, Some(("application/json", options)), what).await
     }
 
@@ -289,6 +293,18 @@ impl Cluster {
             Ok((Instant::now(), Arc::new(items)))
         };
         Ok(cell.get_or_try_init(list).await?.1.clone())
+    }
+
+    /// What a group of the API serves, shared as a look-up is.
+    pub(crate) async fn resources(&self, path: &str) -> Result<Arc<Vec<Value>>> {
+        let cell = self.fresh_lookups().entry(path.to_owned()).or_default().clone();
+        let read = async || {
+            let mut list = self.get(path, "asking what the cluster serves").await?;
+            let resources = list.get_mut("resources").map(Value::take).unwrap_or_default();
+            let Value::Array(resources) = resources else { return Ok((Instant::now(), Arc::default())) };
+            Ok((Instant::now(), Arc::new(resources)))
+        };
+        Ok(cell.get_or_try_init(read).await?.1.clone())
     }
 
     /// The look-ups that are under way or young enough to be shared.

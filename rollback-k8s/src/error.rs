@@ -7,6 +7,8 @@ use http::StatusCode;
 use rollback_core::{Access, Error, ErrorKind};
 use serde_json::Value;
 
+use crate::json;
+
 /// A response that is no success.
 pub(crate) fn from_response(
     status: StatusCode,
@@ -22,7 +24,16 @@ pub(crate) fn from_response(
     };
     let seconds = parsed.pointer("/details/retryAfterSeconds").and_then(Value::as_u64);
     let retry_after = retry_after.or(seconds.map(Duration::from_secs));
-    let error = Error::from_http_status(status.as_u16(), retry_after, access, message);
+    let mut error = Error::from_http_status(status.as_u16(), retry_after, access, message);
+    for cause in json::items(&parsed, "/details/causes") {
+        // `conflict with "kubectl-set" using apps/v1`
+        let manager = cause["message"].as_str().and_then(|text| text.split('"').nth(1));
+        if let (Some("FieldManagerConflict"), Some(manager), Some(field)) =
+            (cause["reason"].as_str(), manager, cause["field"].as_str())
+        {
+            error = error.with_context("manager", manager).with_context("field", field);
+        }
+    }
     match status {
         StatusCode::UNAUTHORIZED => error.with_hint("log in again, or check the token of this context"),
         StatusCode::FORBIDDEN => {

@@ -90,8 +90,8 @@ pub(crate) fn referring_rollout(rollouts: &[Value], deployment: &str) -> Option<
     })
 }
 
-/// Helm does not reconcile, but its next upgrade starts from what it wrote.
-pub(crate) fn helm_release(object: &Value) -> Option<&str> {
+/// The Helm release that an object belongs to. Helm does not reconcile, but its next upgrade starts from what it wrote.
+pub fn helm_release(object: &Value) -> Option<&str> {
     (json::label(object, "app.kubernetes.io/managed-by") == Some("Helm"))
         .then(|| json::annotation(object, "meta.helm.sh/release-name").unwrap_or("of unknown name"))
 }
@@ -100,8 +100,8 @@ fn managers(object: &Value) -> Vec<&str> {
     json::items(object, "/metadata/managedFields").iter().filter_map(|f| f["manager"].as_str()).collect()
 }
 
-/// Who wrote to the object last, other than the built-in controllers.
-pub(crate) fn last_writer(object: &Value) -> Option<(&str, &str)> {
+/// When an object was written last, and by whom, other than the built-in controllers.
+pub fn last_writer(object: &Value) -> Option<(&str, &str)> {
     json::items(object, "/metadata/managedFields")
         .iter()
         .filter_map(|fields| Some((fields["time"].as_str()?, fields["manager"].as_str()?)))

@@ -9,7 +9,10 @@
 )]
 #![allow(clippy::disallowed_methods, reason = "real programs live in real time")]
 
+mod conformance;
+mod environment;
 mod hostile;
 mod render;
 mod repository;
+mod sweeps;
 mod world;

@@ -14,6 +14,7 @@ pub struct Matcher {
     method: Option<String>,
     path: Vec<String>,
     query: Vec<String>,
+    without_query: Option<String>,
     body: Vec<String>,
     skip: usize,
     times: Option<usize>,
@@ -49,6 +50,13 @@ impl Matcher {
         self
     }
 
+    /// Only those whose query does not contain this.
+    #[must_use]
+    pub fn without_query(mut self, part: &str) -> Self {
+        self.without_query = Some(part.to_owned());
+        self
+    }
+
     /// Only those whose body contains this.
     #[must_use]
     pub fn body(mut self, part: &str) -> Self {
@@ -75,6 +83,7 @@ impl Matcher {
         let fits = self.method.as_ref().is_none_or(|method| *method == request.method)
             && has(&request.path, &self.path)
             && has(&request.query, &self.query)
+            && self.without_query.as_ref().is_none_or(|part| !request.query.contains(part.as_str()))
             && has(&request.body_text(), &self.body);
         if !fits || self.times == Some(0) {
             return false;

@@ -106,6 +106,24 @@ impl GitOps {
     }
 }
 
+/// Whether a workload has settled, by the rules of `kubectl rollout status`, from the object alone; none for what is
+/// no workload. One with strategy `OnDelete` has once its controller has seen it.
+pub fn settled(object: &Value) -> Option<Verification> {
+    let kind = json::text(object, "/kind")?;
+    let all = [WorkloadKind::Deployment, WorkloadKind::StatefulSet, WorkloadKind::DaemonSet];
+    let kind = all.into_iter().find(|known| known.kind() == kind)?;
+    json::text(object, "/apiVersion").filter(|version| version.starts_with("apps/"))?;
+    if status::is_on_delete(object) && status::is_observed(object) {
+        return Some(Verification::converged("with strategy OnDelete pods change when they are deleted"));
+    }
+    Some(status::rollout(kind, object))
+}
+
+/// The `ConfigMaps` and Secrets that the pods of a template need, by kind and name.
+pub fn needs(template: &Value) -> impl Iterator<Item = (&'static str, String)> {
+    template::references(template).into_iter().map(|need| (need.kind.as_str(), need.name))
+}
+
 /// A pod template as the cluster has recorded it.
 #[derive(Clone, Debug)]
 pub struct RecordedTemplate {

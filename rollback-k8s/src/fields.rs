@@ -1,0 +1,141 @@
+//! Sets of fields as `managedFields` holds them (`fieldsV1`): tries whose keys name a member (`f:`), an item of a list
+//! by its keys (`k:`) or by its value (`v:`), and, as `.`, the place itself.
+
+use serde_json::{Map, Value};
+
+/// What one manager owns.
+pub(crate) type Fields = Map<String, Value>;
+
+/// Adds what another set holds.
+pub(crate) fn union(all: &mut Fields, more: &Fields) {
+    for (key, value) in more {
+        match (all.get_mut(key), value) {
+            (Some(Value::Object(own)), Value::Object(more)) => union(own, more),
+            (Some(_), _) => {}
+            (None, value) => drop(all.insert(key.clone(), value.clone())),
+        }
+    }
+}
+
+/// Takes away what is in one set and in none of the others, as the server does when its last manager lets go of it.
+pub(crate) fn remove(value: &mut Value, gone: &Fields, kept: &[&Fields]) {
+    for (key, below) in gone {
+        let below = below.as_object();
+        let is_whole = below.is_none_or(|below| below.is_empty() || below.contains_key("."));
+        if is_whole && !kept.iter().any(|kept| kept.contains_key(key)) {
+            delete(value, key);
+        } else if let (Some(below), Some(child)) = (below, find_mut(value, key)) {
+            let kept: Vec<&Fields> = kept.iter().filter_map(|kept| kept.get(key)?.as_object()).collect();
+            remove(child, below, &kept);
+        }
+    }
+}
+
+/// The part of a value that a set names.
+pub(crate) fn extract(value: &Value, owned: &Fields) -> Value {
+    if owned.is_empty() {
+        return value.clone();
+    }
+    match value {
+        Value::Object(members) => members
+            .iter()
+            .filter_map(|(name, member)| {
+                let below = owned.get(&format!("f:{name}"))?.as_object()?;
+                Some((name.clone(), extract(member, below)))
+            })
+            .collect(),
+        Value::Array(items) => items
+            .iter()
+            .filter_map(|item| {
+                let (key, below) = owned.iter().find(|(key, _)| is_item(item, key))?;
+                let mut own = extract(item, below.as_object()?);
+                if let (Some(Value::Object(keys)), Value::Object(own)) = (keys_of(key), &mut own) {
+                    own.extend(keys);
+                }
+                Some(own)
+            })
+            .collect(),
+        scalar => scalar.clone(),
+    }
+}
+
+fn keys_of(key: &str) -> Option<Value> {
+    serde_json::from_str(key.strip_prefix("k:")?).ok()
+}
+
+fn is_item(item: &Value, key: &str) -> bool {
+    match (keys_of(key), key.strip_prefix("v:")) {
+        (Some(Value::Object(keys)), _) => keys.iter().all(|(name, value)| item.get(name) == Some(value)),
+        (_, Some(text)) => serde_json::from_str::<Value>(text).is_ok_and(|value| value == *item),
+        _ => false,
+    }
+}
+
+fn find_mut<'a>(value: &'a mut Value, key: &str) -> Option<&'a mut Value> {
+    match value {
+        Value::Object(members) => members.get_mut(key.strip_prefix("f:")?),
+        Value::Array(items) => items.iter_mut().find(|item| is_item(item, key)),
+        _ => None,
+    }
+}
+
+fn delete(value: &mut Value, key: &str) {
+    match value {
+        Value::Object(members) => {
+            if let Some(name) = key.strip_prefix("f:") {
+                members.remove(name);
+            }
+        }
+        Value::Array(items) => items.retain(|item| !is_item(item, key)),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn fields(value: Value) -> Fields {
+        let Value::Object(fields) = value else { panic!("no set") };
+        fields
+    }
+
+    #[test]
+    fn what_its_last_manager_lets_go_of_is_gone_and_the_rest_stays() {
+        let mut object = json!({"labels": {"a": "1", "b": "2"}, "list": [
+            {"name": "app", "image": "i", "pull": "Always"}, {"name": "side", "image": "s", "default": true},
+        ], "finalizers": ["x", "y"]});
+        let gone = fields(json!({
+            "f:labels": {".": {}, "f:a": {}, "f:b": {}},
+            "f:list": {
+                ".": {}, "k:{\"name\":\"side\"}": {".": {}, "f:image": {}, "f:name": {}},
+                "k:{\"name\":\"app\"}": {".": {}, "f:image": {}, "f:pull": {}},
+            },
+            "f:finalizers": {"v:\"x\"": {}},
+        }));
+        let kept = fields(json!({
+            "f:labels": {"f:b": {}}, "f:list": {"k:{\"name\":\"app\"}": {"f:image": {}}},
+        }));
+        remove(&mut object, &gone, &[&kept]);
+        let left = json!({
+            "labels": {"b": "2"}, "list": [{"name": "app", "image": "i"}], "finalizers": ["y"],
+        });
+        assert_eq!(object, left);
+    }
+
+    #[test]
+    fn a_part_is_what_its_set_names() {
+        let object = json!({"spec": {"replicas": 3, "list": [
+            {"name": "app", "image": "i", "pull": "Always"}, {"name": "side"},
+        ], "atomic": {"a": 1}, "set": ["x", "y"]}});
+        let owned = fields(json!({"f:spec": {
+            "f:list": {".": {}, "k:{\"name\":\"app\"}": {".": {}, "f:image": {}}},
+            "f:atomic": {}, "f:set": {"v:\"y\"": {}},
+        }}));
+        let part = json!({"spec": {
+            "list": [{"name": "app", "image": "i"}], "atomic": {"a": 1}, "set": ["y"],
+        }});
+        assert_eq!(extract(&object, &owned), part);
+    }
+}
