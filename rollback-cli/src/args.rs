@@ -9,16 +9,17 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use jiff::fmt::friendly::SpanParser;
 use rollback_core::{Error, ErrorKind, Timestamp};
+use rollback_git::Pick;
 
 use crate::exit::Failure;
 
-pub(crate) use choices::{Artifacts, Compat, DryRun, Format, GitOps, GoodOrBad, OnFailure};
+pub(crate) use choices::{Artifacts, Compat, Conflicts, DryRun, Format, GitOps, GoodOrBad, OnFailure};
 
 #[derive(Debug, Parser)]
 #[command(
     name = "rollback",
     version,
-    about = "Returns Deployments, StatefulSets, DaemonSets and the pointers of MLflow models to an earlier revision: \
+    about = "Returns Kubernetes workloads, InferenceServices, MLflow models and git-pinned environments to an earlier revision: \
              shows what will change, asks, changes it, and watches until it has settled",
     max_term_width = 100,
     after_help = "In an emergency:
@@ -87,6 +88,9 @@ pub(crate) struct Global {
         help = "MLflow tracking server [default: $MLFLOW_TRACKING_URI]; credentials as MLflow's own clients take them"
     )]
     pub(crate) tracking_uri: Option<String>,
+    /// The repository of an environment: a folder of it, or a URL, which is fetched [default: the runbook's, else .]
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Environments")]
+    pub(crate) repo: Option<String>,
     /// No progress on stderr
     #[arg(short, long, global = true, help_heading = "Connection and output")]
     pub(crate) quiet: bool,
@@ -170,14 +174,14 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct HistoryArgs {
-    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, isvc/baseline or model/baseline; or a name of the runbook
+    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, isvc/baseline, model/baseline or env/PATH; or a name of the runbook
     #[arg(value_name = "COMPONENT", required = true, num_args = 1..=2)]
     pub(crate) component: Vec<String>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
-    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, isvc/baseline or model/baseline; or a name of the runbook
+    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, isvc/baseline, model/baseline or env/PATH; or a name of the runbook
     #[arg(value_name = "COMPONENT", required = true)]
     pub(crate) components: Vec<String>,
     #[command(flatten)]
@@ -189,7 +193,7 @@ pub(crate) struct PlanArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct UndoArgs {
-    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, isvc/baseline or model/baseline; or a name of the runbook
+    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, isvc/baseline, model/baseline or env/PATH; or a name of the runbook
     #[arg(value_name = "COMPONENT", required_unless_present = "plan")]
     pub(crate) components: Vec<String>,
     #[command(flatten)]
@@ -200,7 +204,7 @@ pub(crate) struct UndoArgs {
         value_name = "FILE",
         conflicts_with_all =
             ["components", "to_revision", "last_good", "as_of", "compat", "declarative", "gitops", "uri_only", "artifact_check",
-             "force", "on_failure"]
+             "force", "on_failure", "to_path", "prune", "include_crds", "only", "exclude", "conflicts"]
     )]
     pub(crate) plan: Option<PathBuf>,
     /// Stop after the server accepted a dry run; nothing is changed
@@ -224,7 +228,7 @@ pub(crate) struct WhyArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct MarkArgs {
-    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, isvc/baseline or model/baseline; or a name of the runbook
+    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, isvc/baseline, model/baseline or env/PATH; or a name of the runbook
     #[arg(value_name = "COMPONENT")]
     pub(crate) component: String,
     /// Which revision, as `rollback history` lists it
@@ -239,7 +243,7 @@ pub(crate) struct MarkArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct RecordArgs {
-    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, isvc/baseline or model/baseline; or a name of the runbook
+    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, isvc/baseline, model/baseline or env/PATH; or a name of the runbook
     #[arg(value_name = "COMPONENT", required = true, num_args = 1..=2)]
     pub(crate) component: Vec<String>,
 }
@@ -272,12 +276,42 @@ pub(crate) struct TargetArgs {
     /// What to do with an object that Argo CD, Flux or the like would take back
     #[arg(long, value_name = "POLICY", default_value = "refuse")]
     pub(crate) gitops: GitOps,
+    /// Of an environment, return to this other folder of the repository
+    #[arg(long, value_name = "DIR")]
+    pub(crate) to_path: Option<PathBuf>,
+    /// Of an environment, delete what the target does not have, last and only once the rest has settled
+    #[arg(long)]
+    pub(crate) prune: bool,
+    /// Of an environment, also take back CustomResourceDefinitions, with what that may mean for their objects
+    #[arg(long)]
+    pub(crate) include_crds: bool,
+    /// Of an environment, return these objects alone: KIND/NAME or LABEL=VALUE; may be repeated
+    #[arg(long, value_name = "PICK")]
+    pub(crate) only: Vec<Pick>,
+    /// Of an environment, leave these objects as they are: KIND/NAME or LABEL=VALUE; may be repeated
+    #[arg(long, value_name = "PICK")]
+    pub(crate) exclude: Vec<Pick>,
+    /// Of an environment, what to do with fields that somebody else owns
+    #[arg(long, value_name = "POLICY", default_value = "keep")]
+    pub(crate) conflicts: Conflicts,
     /// Also move the last-applied annotation, so that the next `kubectl apply` removes what it should
     #[arg(long)]
     pub(crate) declarative: bool,
     /// Leave the object exactly as this tool's undo does
     #[arg(long, value_name = "TOOL")]
     pub(crate) compat: Option<Compat>,
+}
+
+impl TargetArgs {
+    /// Whether something is asked for that only environments have.
+    pub(crate) fn is_of_environments(&self) -> bool {
+        self.to_path.is_some()
+            || self.prune
+            || self.include_crds
+            || !self.only.is_empty()
+            || !self.exclude.is_empty()
+            || self.conflicts != Conflicts::Keep
+    }
 }
 
 #[derive(Debug, Args)]
@@ -295,7 +329,7 @@ pub(crate) struct RunArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
-    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, isvc/baseline or model/baseline; or a name of the runbook
+    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, isvc/baseline, model/baseline or env/PATH; or a name of the runbook
     #[arg(value_name = "COMPONENT", required = true, num_args = 1..=2)]
     pub(crate) component: Vec<String>,
     /// Watch until it has settled or failed
@@ -308,7 +342,7 @@ pub(crate) struct StatusArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct RestartArgs {
-    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, isvc/baseline or model/baseline; or a name of the runbook
+    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, isvc/baseline, model/baseline or env/PATH; or a name of the runbook
     #[arg(value_name = "COMPONENT", required = true, num_args = 1..=2)]
     pub(crate) component: Vec<String>,
     /// All pods, as a rollout, and not only those that are not ready

@@ -6,18 +6,25 @@ use rollback_k8s::WorkloadKind;
 
 use crate::runbook::Runbook;
 
-const KNOWN: &str =
-    "deployment (deploy), statefulset (sts), daemonset (ds), inferenceservice (isvc) and model";
+const KNOWN: &str = "deployment (deploy), statefulset (sts), daemonset (ds), inferenceservice (isvc), model and environment (env)";
 
 /// What sort of component it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Workload(WorkloadKind),
     Service,
-    /// Which this version cannot return yet.
-    Environment,
+    /// With what the runbook says of it.
+    Environment(Pinned),
     /// With the pointer, where the name says it.
     Model(Option<String>),
+}
+
+/// Where an environment comes from, and what the runbook says of how it is returned.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Pinned {
+    pub(crate) repository: Option<String>,
+    pub(crate) tags: Option<String>,
+    pub(crate) prune: bool,
 }
 
 /// A component as it was written.
@@ -57,11 +64,11 @@ pub(crate) fn parse_all(words: &[String], runbook: Option<&Runbook>) -> Result<V
 
 /// Whether a word is a type, so that no component can have it for its name.
 pub(crate) fn is_type(word: &str) -> bool {
-    let lower = word.to_ascii_lowercase();
-    word.parse::<WorkloadKind>().is_ok()
-        || is_model(word)
-        || is_service(word)
-        || matches!(lower.as_str(), "environment" | "environments" | "env")
+    word.parse::<WorkloadKind>().is_ok() || is_model(word) || is_service(word) || is_environment(word)
+}
+
+fn is_environment(kind: &str) -> bool {
+    matches!(kind.to_ascii_lowercase().as_str(), "environment" | "environments" | "env")
 }
 
 fn is_model(kind: &str) -> bool {
@@ -99,12 +106,8 @@ fn parse(written: &str, runbook: Option<&Runbook>) -> Result<Component> {
     if is_model(kind) {
         return model(written, &rest);
     }
-    let lower = kind.to_ascii_lowercase();
-    if matches!(lower.as_str(), "environment" | "environments" | "env") {
-        let message = format!("{written}: the type {kind} is not supported yet");
-        return Err(
-            Error::new(ErrorKind::Unsupported, message).with_hint(format!("the types supported are {KNOWN}"))
-        );
+    if is_environment(kind) {
+        return environment(written, &rest.join("/"));
     }
     let kind = match kind.parse() {
         Ok(kind) => Kind::Workload(kind),
@@ -122,6 +125,21 @@ fn parse(written: &str, runbook: Option<&Runbook>) -> Result<Component> {
         return Err(invalid(format!("{written}: write TYPE/NAME or TYPE/NAMESPACE/NAME")));
     }
     Ok(Component { written: written.to_owned(), kind, namespace, name: name.to_owned(), tracking_uri: None })
+}
+
+/// Reads `environment/PATH`, whose path is from the root of the repository.
+fn environment(written: &str, path: &str) -> Result<Component> {
+    let path = path.trim_end_matches('/');
+    if path.is_empty() {
+        return Err(invalid(format!("{written}: write environment/PATH, from the root of the repository")));
+    }
+    Ok(Component {
+        written: written.to_owned(),
+        kind: Kind::Environment(Pinned::default()),
+        namespace: None,
+        name: path.to_owned(),
+        tracking_uri: None,
+    })
 }
 
 /// Reads `model/NAME`, or `model/NAME@POINTER` as JSON prints it.

@@ -1,8 +1,10 @@
 //! The components of a command, of whatever kind, and the connections that they take.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use rollback_core::{ComponentId, Error, ErrorKind, Ledger, Rollbackable};
+use rollback_core::{ComponentId, Error, ErrorKind, Fingerprint, Ledger, Rollbackable};
+use rollback_git::{EnvironmentOptions, KustomizeEnvironment, Repository};
 use rollback_k8s::{Cluster, Workload, WorkloadOptions};
 use rollback_kserve::{InferenceService, ServiceOptions};
 use rollback_mlflow::{ArtifactCheck, ModelPointer, PointerOptions, Registry, RegistryConfig, Stage};
@@ -18,6 +20,17 @@ pub(crate) enum Part {
     Workload(Workload),
     Service(InferenceService),
     Model(Model),
+    Environment(Environment),
+}
+
+/// An environment, with what leads to it again.
+#[derive(Clone)]
+pub(crate) struct Environment {
+    pub(crate) component: KustomizeEnvironment,
+    /// An absolute path, or a URL.
+    pub(crate) repository: String,
+    pub(crate) path: String,
+    pub(crate) options: EnvironmentOptions,
 }
 
 /// The pointer of a model, with what leads to it again.
@@ -47,6 +60,7 @@ pub(crate) struct Settings {
     /// What is known of states that a cluster remembers only in part.
     pub(crate) ledger: Option<Arc<dyn Ledger>>,
     pub(crate) artifact_check: ArtifactCheck,
+    pub(crate) environment: EnvironmentOptions,
 }
 
 impl Settings {
@@ -88,6 +102,7 @@ impl Part {
             Self::Workload(workload) => workload.id(),
             Self::Service(service) => service.id(),
             Self::Model(model) => model.pointer.id(),
+            Self::Environment(environment) => environment.component.id(),
         }
     }
 
@@ -96,6 +111,7 @@ impl Part {
             Self::Workload(workload) => Arc::new(workload.clone()),
             Self::Service(service) => Arc::new(service.clone()),
             Self::Model(model) => Arc::new(model.pointer.clone()),
+            Self::Environment(environment) => Arc::new(environment.component.clone()),
         }
     }
 
@@ -106,6 +122,7 @@ impl Part {
             Self::Workload(workload) => workload.realm().await.map(drop),
             Self::Service(service) => service.realm().await.map(drop),
             Self::Model(model) => model.pointer.status().await.map(drop),
+            Self::Environment(environment) => environment.component.realm().await.map(drop),
         };
         match asked {
             Err(e)
@@ -160,9 +177,19 @@ impl Servers {
                     None => part,
                 })
             }
-            Kind::Environment => {
-                let message = format!("{}: an environment is not supported yet", name.written);
-                Err(Failure::setup(Error::new(ErrorKind::Unsupported, message)))
+            Kind::Environment(pinned) => {
+                let cluster = self.cluster.get_or_try_init(|| app.connect()).await?;
+                let asked = app.global.repo.as_ref();
+                let repository = asked.or(pinned.repository.as_ref()).map_or(".", String::as_str);
+                let mut options = settings.environment.clone();
+                options.gitops = settings.workload.gitops;
+                options.namespace.clone_from(&app.global.namespace);
+                options.prune |= pinned.prune;
+                if let Some(tags) = &pinned.tags {
+                    options.tags.clone_from(tags);
+                }
+                let made = environment(cluster, repository, &name.name, options).await;
+                made.map(Part::Environment).map_err(Failure::setup)
             }
             Kind::Model(at) => {
                 let at = pointer(app, &name.written, at.as_deref())?;
@@ -194,6 +221,45 @@ impl Servers {
         let namespace = name.namespace.as_deref().or(app.global.namespace.as_deref());
         Ok((cluster, namespace.unwrap_or(cluster.default_namespace())))
     }
+}
+
+/// Whether a repository is named by a URL, or by what ssh takes for one, and not by a folder.
+pub(crate) fn is_url(repository: &str) -> bool {
+    let is_scp =
+        repository.split_once(':').is_some_and(|(host, _)| host.contains('@') && !host.contains('/'));
+    repository.contains("://") || is_scp
+}
+
+/// An environment of a repository: of a folder, or of a URL, which is fetched into the user's cache.
+pub(crate) async fn environment(
+    cluster: &Cluster,
+    repository: &str,
+    path: &str,
+    options: EnvironmentOptions,
+) -> rollback_core::Result<Environment> {
+    let (opened, repository) = if is_url(repository) {
+        let print = Fingerprint::of(&serde_json::Value::from(repository));
+        let cache = cache_folder()?.join(print.as_str().trim_start_matches("sha256:"));
+        (Repository::fetched(repository, &cache).await?, repository.to_owned())
+    } else {
+        let folder = std::path::absolute(repository).map_err(|e| {
+            Error::new(ErrorKind::InvalidConfig, format!("{repository:?} is no folder")).with_source(e)
+        })?;
+        (Repository::local(&folder)?, folder.to_string_lossy().into_owned())
+    };
+    let component = KustomizeEnvironment::new(cluster, &opened, path, options.clone())?;
+    Ok(Environment { component, repository, path: path.to_owned(), options })
+}
+
+/// Where clones are kept.
+fn cache_folder() -> rollback_core::Result<PathBuf> {
+    let of_user = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let folder = of_user.or_else(|| Some(std::env::home_dir()?.join(".cache")));
+    let folder = folder.ok_or_else(|| {
+        Error::new(ErrorKind::InvalidConfig, "there is no folder for the clone of the repository")
+            .with_hint("set HOME or XDG_CACHE_HOME, or name the folder of a clone with --repo")
+    })?;
+    Ok(folder.join("rollback").join("git"))
 }
 
 /// The pointer of a model in a registry, reached as the environment says.

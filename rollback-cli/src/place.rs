@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rollback_core::{ComponentId, Error, ErrorKind, Locator, Plan};
+use rollback_git::EnvironmentOptions;
 use rollback_k8s::{Cluster, ConnectOptions, GitOps, UndoMode, Workload, WorkloadOptions};
 use rollback_kserve::InferenceService;
 use rollback_mlflow::{PointerOptions, Stage};
@@ -13,13 +14,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::commands::Prepared;
 use crate::exit::Failure;
-use crate::parts::{self, Model, Part, Pointer, Servers, Settings};
+use crate::parts::{self, Environment, Model, Part, Pointer, Servers, Settings};
 use crate::session::App;
 
 /// Where one component is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub(crate) enum Place {
+    // What else has a cluster is read as a workload, so this comes first.
+    Environment {
+        kubernetes: Kubernetes,
+        environment: Pinned,
+    },
     Workload {
         kubernetes: Kubernetes,
         #[serde(default)]
@@ -28,6 +34,19 @@ pub(crate) enum Place {
     Model {
         mlflow: Mlflow,
     },
+}
+
+/// An environment, and the options of it that matter once its change is planned.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Pinned {
+    /// An absolute path, or a URL without what it may hold of a password.
+    repository: String,
+    path: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    namespace: Option<String>,
+    #[serde(default)]
+    gitops: Policy,
 }
 
 /// The pointer of a model, as a runbook names it.
@@ -134,6 +153,19 @@ pub(crate) fn locators(
         }
         (Part::Workload(_) | Part::Service(_), None) => None,
         (Part::Model(model), _) => Some(Place::Model { mlflow: model.into() }),
+        (Part::Environment(environment), Some(cluster)) => Some(Place::Environment {
+            kubernetes: here(app, cluster, None),
+            environment: Pinned {
+                repository: without_user(&environment.repository),
+                path: environment.path.clone(),
+                namespace: environment.options.namespace.clone(),
+                gitops: match environment.options.gitops {
+                    GitOps::Refuse => Policy::Refuse,
+                    GitOps::Ignore => Policy::Ignore,
+                },
+            },
+        }),
+        (Part::Environment(_), None) => None,
     };
     parts.iter().filter_map(|part| Some(locator(part.id(), &place(part)?))).collect()
 }
@@ -156,6 +188,18 @@ fn rebuild_model(app: &App, place: &Mlflow) -> Result<Model, Failure> {
         None => Pointer::Stage(place.stage.unwrap_or_default()),
     };
     parts::model(Some(uri), &place.model, at, PointerOptions::default()).map_err(Failure::setup)
+}
+
+/// An environment where it was. The options may name another clone of its repository.
+async fn rebuild_environment(app: &App, cluster: &Cluster, place: &Pinned) -> Result<Environment, Failure> {
+    let mut options = EnvironmentOptions::default();
+    options.namespace.clone_from(&place.namespace);
+    options.gitops = match place.gitops {
+        Policy::Refuse => GitOps::Refuse,
+        Policy::Ignore => GitOps::Ignore,
+    };
+    let repository = app.global.repo.as_deref().unwrap_or(&place.repository);
+    parts::environment(cluster, repository, &place.path, options).await.map_err(Failure::setup)
 }
 
 fn locator(component: &ComponentId, place: &Place) -> Result<Locator, Failure> {
@@ -217,18 +261,20 @@ pub(crate) async fn rebuild(app: &App, known: &[Locator], plan: Plan) -> Result<
         app.check_namespace(&id.to_string(), id.scope())?;
         let entry = known.iter().find(|locator| locator.component == *id);
         let place = entry.and_then(|locator| serde_json::from_value::<Place>(locator.entry.clone()).ok());
-        if place.is_none() && id.kind() == "model" {
+        if place.is_none() && matches!(id.kind(), "model" | "environment") {
             let error = Error::new(ErrorKind::InvalidConfig, "the journal does not say where the run began");
             return Err(Failure::setup(error.with_component(id)));
         }
         places.push((id, place));
     }
     let known = places.iter().find_map(|(_, place)| match place {
-        Some(Place::Workload { kubernetes, .. }) => Some(kubernetes),
+        Some(Place::Workload { kubernetes, .. } | Place::Environment { kubernetes, .. }) => Some(kubernetes),
         _ => None,
     });
     let is_there = |place: &Option<Place>| match place {
-        Some(Place::Workload { kubernetes, .. }) => Some(kubernetes) == known,
+        Some(Place::Workload { kubernetes, .. } | Place::Environment { kubernetes, .. }) => {
+            Some(kubernetes) == known
+        }
         _ => true,
     };
     if !places.iter().all(|(_, place)| is_there(place)) {
@@ -244,6 +290,12 @@ pub(crate) async fn rebuild(app: &App, known: &[Locator], plan: Plan) -> Result<
                 let model = rebuild_model(app, mlflow)?;
                 let place = Place::Model { mlflow: (&model).into() };
                 (Part::Model(model), place)
+            }
+            (Some(Place::Environment { environment, .. }), Some(cluster)) => {
+                let environment = environment.clone();
+                let part = rebuild_environment(app, cluster, &environment).await?;
+                let kubernetes = here(app, cluster, known);
+                (Part::Environment(part), Place::Environment { kubernetes, environment })
             }
             (place, Some(cluster)) => {
                 let options = match place {
@@ -342,6 +394,7 @@ mod tests {
             tracking_uri: None,
             quiet: false,
             file: None,
+            repo: None,
         };
         App { global, stop: CancellationToken::new(), runbook: None, broken: None, journal_is_typed: false }
     }

@@ -8,7 +8,8 @@ use rollback_k8s::WorkloadKind;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::naming::{self, Component, Kind};
+use crate::naming::{self, Component, Kind, Pinned};
+use crate::parts;
 
 /// The file that is read where none is named.
 pub(crate) const DEFAULT: &str = "rollback.yaml";
@@ -94,8 +95,14 @@ struct Entry {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Environment {
+    /// A folder, from that of the runbook, or a URL.
+    repository: Option<String>,
     path: String,
+    tags: Option<String>,
+    #[serde(default)]
+    prune: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -204,7 +211,7 @@ impl Runbook {
             if entry.name.is_empty() || entry.name.contains(['/', '=', ',']) || naming::is_type(&entry.name) {
                 faults.push(format!("{place}: a name has no '/', '=' or ',', and is no word for a type"));
             }
-            match entry.component() {
+            match entry.component(path.parent().unwrap_or(Path::new(""))) {
                 Ok(component) => components.push(component),
                 Err(fault) => faults.push(format!("{place}: {fault}")),
             }
@@ -320,7 +327,7 @@ impl Runbook {
 }
 
 impl Entry {
-    fn component(self) -> std::result::Result<Component, String> {
+    fn component(self, folder: &Path) -> std::result::Result<Component, String> {
         let object = |kind: Kind, object: Object| Component {
             written: self.name.clone(),
             kind,
@@ -353,9 +360,18 @@ impl Entry {
         }
         found.extend(self.environment.map(|environment| Component {
             written: self.name.clone(),
-            kind: Kind::Environment,
+            kind: Kind::Environment(Pinned {
+                repository: environment.repository.map(|repository| {
+                    if parts::is_url(&repository) {
+                        return repository;
+                    }
+                    folder.join(repository).to_string_lossy().into_owned()
+                }),
+                tags: environment.tags,
+                prune: environment.prune,
+            }),
             namespace: None,
-            name: environment.path,
+            name: environment.path.trim_end_matches('/').to_owned(),
             tracking_uri: None,
         }));
         let kinds = "deployment, statefulSet, daemonSet, inferenceService, mlflow or environment";

@@ -98,6 +98,7 @@ impl App {
             ("--file", file.as_ref()),
             ("--kubeconfig", kubeconfig.as_ref()),
             ("--context", self.global.context.as_ref()),
+            ("--repo", self.global.repo.as_ref()),
             ("--tracking-uri", self.global.tracking_uri.as_ref().or(of_runbook.as_ref())),
         ];
         options
@@ -175,6 +176,7 @@ mod tests {
             tracking_uri: None,
             quiet: false,
             file: None,
+            repo: None,
         };
         let app = App {
             global,

@@ -1,5 +1,4 @@
 #![doc = include_str!("../README.md")]
-
 #![allow(
     clippy::indexing_slicing,
     reason = "objects are raw JSON, and reading a member of a serde_json::Value cannot fail; nothing else is indexed"

@@ -39,8 +39,14 @@ pub struct FieldConflict {
     pub field: String,
 }
 
-/// The fields for which the server refused to apply a configuration.
+/// The fields for which the server refused to apply a configuration, but for those of earlier tools, which are taken
+/// over.
 pub fn field_conflicts(error: &Error) -> Vec<FieldConflict> {
+    let all = all_conflicts(error).into_iter();
+    all.filter(|conflict| !EARLIER.contains(&conflict.manager.as_str())).collect()
+}
+
+fn all_conflicts(error: &Error) -> Vec<FieldConflict> {
     let values = |wanted: &'static str| {
         error.context().filter(move |(key, _)| *key == wanted).map(|(_, value)| value.to_owned())
     };
@@ -113,24 +119,37 @@ impl Cluster {
         live: Option<&Value>,
         force: bool,
     ) -> Result<Value> {
-        let mut result = self.apply_plainly((path, configuration), force, "&dryRun=All").await?;
-        // Plain server-side apply leaves what earlier tools own; the server checks the object without that, too.
-        let Some(theirs) = live.map(earlier_fields).filter(|fields| !fields.is_empty()) else {
-            return Ok(result);
-        };
-        let others = read::items(&result, "/metadata/managedFields").iter();
-        let others = others.filter(|entry| !is_earlier(entry)).filter_map(|entry| entry["fieldsV1"].as_object());
-        let kept: Vec<Fields> = others.cloned().collect();
-        let before = result.clone();
-        fields::remove(&mut result, &theirs, &kept.iter().collect::<Vec<_>>());
-        if result == before {
-            return Ok(result);
+        let mut rejected = None;
+        for _ in 0..ATTEMPTS {
+            let applied = match self.apply_plainly((path, configuration), force, "&dryRun=All").await {
+                // What earlier tools own is taken over.
+                Err(e) if !all_conflicts(&e).is_empty() && field_conflicts(&e).is_empty() => {
+                    self.apply_plainly((path, configuration), true, "&dryRun=All").await?
+                }
+                applied => applied?,
+            };
+            // Plain server-side apply leaves what they own; the server checks the object without that, too.
+            let Some(theirs) = live.map(earlier_fields).filter(|fields| !fields.is_empty()) else {
+                return Ok(applied);
+            };
+            let others = read::items(&applied, "/metadata/managedFields").iter();
+            let others = others.filter(|entry| !is_earlier(entry));
+            let kept: Vec<&Fields> = others.filter_map(|entry| entry["fieldsV1"].as_object()).collect();
+            let mut result = applied.clone();
+            fields::remove(&mut result, &theirs, &kept);
+            if result == applied {
+                return Ok(result);
+            }
+            let path = format!("{path}?dryRun=All&fieldManager={MANAGER}");
+            match self.put(&path, &result, &what(configuration)).await {
+                // Its controller wrote to it meanwhile.
+                Err(e) if e.kind() == ErrorKind::Conflict => rejected = Some(e),
+                done => return done,
+            }
         }
-        if let Some(version) = live.and_then(|live| read::text(live, "/metadata/resourceVersion")) {
-            result["metadata"]["resourceVersion"] = json!(version);
-        }
-        let path = format!("{path}?dryRun=All&fieldManager={MANAGER}");
-        self.put(&path, &result, &what(configuration)).await
+        Err(rejected
+            .unwrap_or_else(|| Error::new(ErrorKind::Unexpected, "it was never tried"))
+            .temporary(None))
     }
 
     /// Server-side apply as ours, of an object that nobody else writes.

@@ -26,8 +26,12 @@ pub(crate) fn from_response(
     let retry_after = retry_after.or(seconds.map(Duration::from_secs));
     let mut error = Error::from_http_status(status.as_u16(), retry_after, access, message);
     for cause in json::items(&parsed, "/details/causes") {
-        // `conflict with "kubectl-set" using apps/v1`
-        let manager = cause["message"].as_str().and_then(|text| text.split('"').nth(1));
+        // `conflict with "kubectl" with subresource "scale" using apps/v1`
+        let mut quoted = cause["message"].as_str().unwrap_or_default().split('"').skip(1).step_by(2);
+        let manager = quoted.next().map(|manager| match quoted.next() {
+            Some(subresource) => format!("{manager}/{subresource}"),
+            None => manager.to_owned(),
+        });
         if let (Some("FieldManagerConflict"), Some(manager), Some(field)) =
             (cause["reason"].as_str(), manager, cause["field"].as_str())
         {

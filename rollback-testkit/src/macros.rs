@@ -219,10 +219,10 @@ macro_rules! __sweep {
     };
 }
 
-/// So that a component that hangs fails its test. Five minutes, or as many seconds as `ROLLBACK_TESTKIT_LIMIT` says.
+/// So that a component that hangs fails its test. Ten minutes, or as many seconds as `ROLLBACK_TESTKIT_LIMIT` says.
 #[doc(hidden)]
 pub async fn within_limit(case: impl Future<Output = ()>) {
     let seconds = std::env::var("ROLLBACK_TESTKIT_LIMIT").ok().and_then(|text| text.parse().ok());
-    let limit = Duration::from_secs(seconds.unwrap_or(300));
+    let limit = Duration::from_secs(seconds.unwrap_or(600));
     assert!(tokio::time::timeout(limit, case).await.is_ok(), "not done after {limit:?}");
 }

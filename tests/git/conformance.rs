@@ -11,7 +11,7 @@ use rollback_tests::{Fault, FaultProxy, Matcher, Namespace, Testbed, objects};
 use serde_json::{Value, json};
 
 use crate::environment::{connect, environment};
-use crate::world::{Repo, STAGING};
+use crate::world::Repo;
 
 const PASSWORD: &str = "correct-horse-battery-staple";
 
@@ -27,7 +27,8 @@ pub(crate) struct World {
 /// What people ask for of the objects, without bookkeeping.
 async fn content(namespace: &Namespace) -> Value {
     let mut seen = json!({});
-    for (kind, name) in [("Deployment", "web"), ("ConfigMap", "settings"), ("Secret", "login"), ("ConfigMap", "added")]
+    for (kind, name) in
+        [("Deployment", "web"), ("ConfigMap", "settings"), ("Secret", "login"), ("ConfigMap", "added")]
     {
         let object = namespace.get_if_exists(kind, name).await;
         seen[format!("{kind}/{name}")] =
@@ -37,11 +38,17 @@ async fn content(namespace: &Namespace) -> Value {
 }
 
 impl World {
+    /// A path of its own, since environments of one path are one component.
+    fn path(namespace: &str) -> String {
+        format!("infra/environments/{namespace}")
+    }
+
     fn release(repo: &Repo, namespace: &str, tag: &str, image: &str, more: &[Value]) {
         let mut web = objects::deployment("web", image, 1);
         // Whoever scales it has the number.
         web["spec"].as_object_mut().unwrap().remove("replicas");
-        web["spec"]["template"]["spec"]["containers"][0]["env"] = json!([{"name": "DB_PASSWORD", "value": PASSWORD}]);
+        web["spec"]["template"]["spec"]["containers"][0]["env"] =
+            json!([{"name": "DB_PASSWORD", "value": PASSWORD}]);
         let mut all = vec![
             web,
             objects::config_map("settings", &json!({"image": image})),
@@ -51,9 +58,10 @@ impl World {
         ];
         all.extend(more.iter().cloned());
         let text: Vec<_> = all.iter().map(Value::to_string).collect();
-        repo.write(&format!("{STAGING}/all.yaml"), text.join("\n---\n"));
+        let path = Self::path(namespace);
+        repo.write(&format!("{path}/all.yaml"), text.join("\n---\n"));
         let kustomization = format!("namespace: {namespace}\nresources: [all.yaml]\n");
-        repo.write(&format!("{STAGING}/kustomization.yaml"), kustomization);
+        repo.write(&format!("{path}/kustomization.yaml"), kustomization);
         repo.commit(image);
         repo.git(&["tag", tag]);
     }
@@ -72,11 +80,17 @@ impl Fixture for World {
         let testbed = Testbed::shared().await;
         let namespace = testbed.namespace("environment").await;
         let repo = Repo::new();
-        Self::release(&repo, namespace.name(), "v1.0.0", "app:1", &[objects::config_map("added", &json!({"b": "2"}))]);
+        Self::release(
+            &repo,
+            namespace.name(),
+            "v1.0.0",
+            "app:1",
+            &[objects::config_map("added", &json!({"b": "2"}))],
+        );
         Self::release(&repo, namespace.name(), "v1.1.0", "app:never-ready", &[]);
         Self::release(&repo, namespace.name(), "v1.2.0", "app:3", &[]);
         let cluster = connect(testbed.kubeconfig()).await;
-        let component = environment(&cluster, &repo, |_| {});
+        let component = environment(&cluster, &repo, &Self::path(namespace.name()), |_| {});
         let mut older = Value::Null;
         for tag in ["v1.0.0", "v1.2.0"] {
             let target = Target::Revision(tag.into());
@@ -96,7 +110,8 @@ impl Fixture for World {
 
     async fn component(&self) -> Arc<dyn Rollbackable> {
         let cluster = connect(self.proxy.kubeconfig()).await;
-        Arc::new(environment(&cluster, &self.repo, |_| {}))
+        let path = Self::path(self.namespace.name());
+        Arc::new(environment(&cluster, &self.repo, &path, |options| options.prune = true))
     }
 
     fn older(&self) -> Deployed {

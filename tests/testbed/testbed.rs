@@ -183,6 +183,7 @@ impl Testbed {
                 .args(args)
                 .env("KUBECONFIG", kubeconfig)
                 .env("HOME", home)
+                .env("KUBECTL_APPLYSET", "true")
                 .stdin(std::process::Stdio::null());
             tools::run(&mut command)
         };

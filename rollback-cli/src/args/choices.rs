@@ -49,6 +49,14 @@ pub(crate) enum GitOps {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Conflicts {
+    /// They stay as they are, and the plan says so
+    Keep,
+    /// They are set all the same
+    Force,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Compat {
     /// As `kubectl rollout undo`
     Kubectl,

@@ -159,7 +159,7 @@ async fn confirm(prepared: &Prepared, kept: &Kept) -> Result<(), Failure> {
         .iter()
         .filter_map(|part| match part {
             Part::Model(model) => Some(model.tracking_uri.as_str()),
-            Part::Workload(_) | Part::Service(_) => None,
+            Part::Workload(_) | Part::Service(_) | Part::Environment(_) => None,
         })
         .collect();
     for registry in registries {
@@ -234,7 +234,7 @@ pub(crate) fn tell(app: &App, plan: &Plan, report: &RunReport, way: &Way) {
 async fn announce(prepared: &Prepared, report: &RunReport) {
     let posted = report.steps.iter().filter_map(|step| match prepared.part(&step.component)? {
         Part::Workload(workload) => Some(workload.announce(report.run, step)),
-        Part::Service(_) | Part::Model(_) => None,
+        Part::Service(_) | Part::Model(_) | Part::Environment(_) => None,
     });
     for error in join_all(posted).await.into_iter().filter_map(Result::err) {
         output::say(&format!("warning: no Event was posted: {}", output::told(&error.report().message)));

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use rollback_core::{Planner, RestartScope, Target};
+use rollback_git::EnvironmentOptions;
 use rollback_k8s::{GitOps, UndoMode, WorkloadOptions};
 
 use super::carry_out::Prepared;
@@ -52,6 +53,12 @@ pub(crate) async fn make(
     }
     if target.uri_only && !all(|kind| *kind == naming::Kind::Service) {
         return Err(session::usage("--uri-only is for InferenceServices"));
+    }
+    let is_environment = |kind: &naming::Kind| matches!(kind, naming::Kind::Environment(_));
+    if target.is_of_environments() && !steps.iter().any(|step| is_environment(&step.component.kind)) {
+        return Err(session::usage(
+            "--to-path, --prune, --include-crds, --only, --exclude and --conflicts are for environments",
+        ));
     }
     let servers = Servers::default();
     let settings = settings(target, kept);
@@ -163,7 +170,15 @@ fn settings(target: &TargetArgs, kept: &Kept) -> Settings {
         Some(Compat::Kubectl) => UndoMode::Kubectl,
         None => UndoMode::Guarded,
     };
+    let mut environment = EnvironmentOptions::default();
+    environment.to_path.clone_from(&target.to_path);
+    environment.prune = target.prune;
+    environment.include_crds = target.include_crds;
+    environment.only.clone_from(&target.only);
+    environment.exclude.clone_from(&target.exclude);
+    environment.force_conflicts = target.conflicts == args::Conflicts::Force;
     Settings {
+        environment,
         workload: options,
         artifact_check: target.artifact_check.into(),
         reads_only: false,

@@ -17,7 +17,7 @@ pub(crate) async fn run(app: &App, args: RestartArgs) -> Result<Exit, Failure> {
     carry_out::refuse_silence(args.run.yes, "restart")?;
     let name = app.component(&args.component)?;
     let not = match name.kind {
-        Kind::Workload(_) | Kind::Environment => None,
+        Kind::Workload(_) | Kind::Environment(_) => None,
         Kind::Model(_) => {
             Some(("a model does not run, so it cannot be restarted", "restart the workload that loads it"))
         }

@@ -71,12 +71,17 @@ pub(super) async fn dry_run(app: &App, prepared: &Prepared) -> Result<Exit, Fail
     let mut whole: BTreeMap<&ComponentId, Change> = BTreeMap::new();
     for change in plan.steps().iter().map(|step| &step.change).filter(|change| !change.is_noop()) {
         // What takes several changes is checked as the one that they amount to.
+        let is_first = !whole.contains_key(&change.component);
         let all = whole.entry(&change.component).or_insert_with(|| change.clone());
-        all.to = change.to.clone();
+        // What an environment prunes in the end is there until then.
+        if is_first || change.component.kind() != "environment" {
+            all.to = change.to.clone();
+        }
     }
     try_join_all(whole.iter().map(async |(component, change)| match prepared.part(component) {
         Some(Part::Workload(workload)) => workload.dry_run(change).await,
         Some(Part::Service(service)) => service.dry_run(change).await,
+        Some(Part::Environment(environment)) => environment.component.dry_run(change).await,
         Some(Part::Model(_)) | None => {
             let error = Error::new(ErrorKind::Unsupported, "its server has no dry run");
             let hint = "see what would change with: rollback plan";

@@ -16,7 +16,8 @@ use super::key::Key;
 use super::pin::Parent;
 use super::prepare::{Preview, refusal};
 use super::wanted::{
-    self, DEFINITIONS, Marks, Wanted, configuration, covers, is_scaled, keep_replicas, wave, with_encoded_data,
+    self, DEFINITIONS, Marks, Wanted, configuration, covers, is_scaled, keep_replicas, wave,
+    with_encoded_data,
 };
 use super::{AT_ONCE, KustomizeEnvironment, Side, together};
 
@@ -38,10 +39,8 @@ struct Due<'a> {
 impl KustomizeEnvironment {
     /// The live objects that a change touches, and the object of the pin.
     pub(super) async fn look_at(&self, ends: &Ends) -> Result<(BTreeMap<Key, Value>, Option<Value>)> {
-        let spots: Vec<_> = ends
-            .objects()
-            .filter_map(|(key, from, to)| Some((key, from.or(to)?.spot(key))))
-            .collect();
+        let spots: Vec<_> =
+            ends.objects().filter_map(|(key, from, to)| Some((key, from.or(to)?.spot(key)))).collect();
         let parent = self.parent_of(ends);
         let live = self.live(spots.iter().map(|(key, spot)| (*key, spot)).collect());
         let pin = async {
@@ -80,11 +79,15 @@ impl KustomizeEnvironment {
         // Namespaces come before the pin, which is in one.
         let mut is_wide = ends.to.pin.is_none() && ends.from.pin.is_none();
         for wave in waves.iter().copied() {
-            if wave > 0 && !is_wide && let Some(parent) = &parent {
+            if wave > 0
+                && !is_wide
+                && let Some(parent) = &parent
+            {
                 parent.widen(&self.cluster, cx, pin.as_ref(), &kept).await?;
                 is_wide = true;
             }
-            let now: Vec<&Due<'_>> = writes.iter().copied().filter(|due| self::wave(due.key) == wave).collect();
+            let now: Vec<&Due<'_>> =
+                writes.iter().copied().filter(|due| self::wave(due.key) == wave).collect();
             let all = now.iter().map(|due| self.write(cx, due, live.get(due.key), ends.to.forced)).collect();
             all_or_first_error(all).await?;
             if wave == DEFINITIONS {
@@ -102,6 +105,25 @@ impl KustomizeEnvironment {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Lets the server check a change without persisting it.
+    ///
+    /// # Errors
+    /// What the server refuses, all of it, or `Conflict` as [`rollback_core::Rollbackable::apply`].
+    pub async fn dry_run(&self, change: &Change) -> Result<()> {
+        let dry = async {
+            let ends = Ends::of(change)?;
+            let (live, pin) = self.look_at(&ends).await?;
+            if let Position::Elsewhere(what) =
+                ends.position(&live, pin.as_ref().and_then(super::pin::pin_of).as_ref())
+            {
+                return Err(self.elsewhere(&ends, &live, &what));
+            }
+            let due = self.due(&ends, &live, self.parent_of(&ends).as_ref()).await?;
+            self.try_first(&due, &live, ends.to.forced).await
+        };
+        dry.await.map_err(|e| self.own(e))
     }
 
     fn elsewhere(&self, ends: &Ends, live: &BTreeMap<Key, Value>, what: &str) -> Error {
@@ -132,7 +154,8 @@ impl KustomizeEnvironment {
             .filter(|(key, from, to)| {
                 // What could not be known beforehand is not known to be made either.
                 let is_known = to.is_none_or(|to| !to.values.is_empty());
-                mismatch(key, *to, live.get(key)).is_some() || (!is_known && from.is_some() && to.is_some())
+                mismatch(key, *to, live.get(key)).is_some()
+                    || (!is_known && from.is_some() && to.is_some())
                     || (!is_known && live.contains_key(key))
             })
             .collect();
@@ -160,10 +183,13 @@ impl KustomizeEnvironment {
                 return Err(Error::new(ErrorKind::InvalidPlan, message).with_hint("plan again"));
             }
             let config = configuration(rendered, object.drift.as_ref(), &object.kept, &marks);
-            if object.values.is_empty() && from.is_none() && live.get(key).is_some_and(|live| {
-                let config = if key.is_secret() { with_encoded_data(&config) } else { config.clone() };
-                !is_dying(live) && covers(&config, live)
-            }) {
+            if object.values.is_empty()
+                && from.is_none()
+                && live.get(key).is_some_and(|live| {
+                    let config = if key.is_secret() { with_encoded_data(&config) } else { config.clone() };
+                    !is_dying(live) && covers(&config, live)
+                })
+            {
                 continue;
             }
             let scaled = is_scaled(&scaled, key);
@@ -186,7 +212,8 @@ impl KustomizeEnvironment {
         if let Some(leftovers) = content.leftovers.as_ref().filter(|leftovers| !leftovers.commit.is_empty()) {
             let side = self.side_at("what it left", &leftovers.commit, &leftovers.path).await?;
             if side.rendering.digest() != leftovers.digest {
-                let message = "the revision that was left renders something else now than when it was planned";
+                let message =
+                    "the revision that was left renders something else now than when it was planned";
                 return Err(Error::new(ErrorKind::Conflict, message).with_hint("plan again"));
             }
             for (key, wanted) in side.objects {

@@ -274,7 +274,9 @@ pub(crate) fn merge_patch(from: &Value, to: &Value) -> Option<Value> {
                 };
                 patch.extend(changed.map(|changed| (key.clone(), changed)));
             }
-            patch.extend(from.keys().filter(|key| !to.contains_key(*key)).map(|key| (key.clone(), Value::Null)));
+            patch.extend(
+                from.keys().filter(|key| !to.contains_key(*key)).map(|key| (key.clone(), Value::Null)),
+            );
             Some(Value::Object(patch)).filter(|patch| !is_empty(patch))
         }
         (_, to) => Some(to.clone()),

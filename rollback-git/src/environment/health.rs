@@ -29,7 +29,9 @@ pub(super) fn health(key: &Key, object: Option<&Value>) -> Verification {
     let (state, message) = match (key.group.as_str(), key.kind.as_str()) {
         ("batch", "Job") if is("Failed", "True") => (VerificationState::Failed, why("Failed")),
         ("batch", "Job") if is("Complete", "True") || json::flag(object, "/spec/suspend") => settled_so(),
-        ("batch", "Job") if json::text(object, "/status/startTime").is_none() => waiting("it has not started"),
+        ("batch", "Job") if json::text(object, "/status/startTime").is_none() => {
+            waiting("it has not started")
+        }
         ("apiextensions.k8s.io", "CustomResourceDefinition") if is("NamesAccepted", "False") => {
             (VerificationState::Failed, why("NamesAccepted"))
         }
@@ -50,10 +52,12 @@ pub(super) fn health(key: &Key, object: Option<&Value>) -> Verification {
         _ if is("Stalled", "True") => (VerificationState::Failed, why("Stalled")),
         _ if is("Reconciling", "True") => waiting(&why("Reconciling")),
         // Built-in kinds say with Ready something of their own.
-        (group, _) if group.contains('.') && !group.ends_with(".k8s.io") => match json::condition(object, "Ready") {
-            Some(ready) if ready["status"] != "True" => waiting(&why("Ready")),
-            _ => settled_so(),
-        },
+        (group, _) if group.contains('.') && !group.ends_with(".k8s.io") => {
+            match json::condition(object, "Ready") {
+                Some(ready) if ready["status"] != "True" => waiting(&why("Ready")),
+                _ => settled_so(),
+            }
+        }
         _ => settled_so(),
     };
     Verification { state, message: format!("{key}: {message}"), notes: Vec::new() }

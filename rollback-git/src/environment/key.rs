@@ -144,12 +144,17 @@ mod tests {
 
     #[test]
     fn names_of_objects_are_written_and_read() {
-        for text in ["Deployment.apps/shop/web", "Namespace//shop", "ClusterRole.rbac.authorization.k8s.io//a/b"] {
+        for text in
+            ["Deployment.apps/shop/web", "Namespace//shop", "ClusterRole.rbac.authorization.k8s.io//a/b"]
+        {
             let key = Key::try_from(text.to_owned()).unwrap();
             assert_eq!(String::from(key), text);
         }
         let key = Key::try_from("Deployment.apps/shop/web".to_owned()).unwrap();
-        assert_eq!((key.to_string().as_str(), key.group_kind().as_str()), ("Deployment shop/web", "Deployment.apps"));
+        assert_eq!(
+            (key.to_string().as_str(), key.group_kind().as_str()),
+            ("Deployment shop/web", "Deployment.apps")
+        );
         assert!(Key::try_from("web".to_owned()).is_err());
     }
 

@@ -202,7 +202,14 @@ impl KustomizeEnvironment {
             }
         };
         let objects = wanted::by_key(&self.cluster, &rendering.objects, self.namespace(), lenient).await?;
-        Ok(Side { name: name.to_owned(), commit: commit.clone(), path: path.to_owned(), files, rendering, objects })
+        Ok(Side {
+            name: name.to_owned(),
+            commit: commit.clone(),
+            path: path.to_owned(),
+            files,
+            rendering,
+            objects,
+        })
     }
 
     /// The live objects of these names; those that do not exist are left out.

@@ -43,7 +43,8 @@ impl Parent {
     /// That of a component, in a namespace.
     pub(crate) fn of(component: &ComponentId, namespace: &str) -> Self {
         let last = component.name().rsplit('/').next().unwrap_or_default().to_ascii_lowercase();
-        let plain: String = last.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(40).collect();
+        let plain: String =
+            last.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(40).collect();
         let print = Fingerprint::of(&json!(component.name()));
         let short: String = print.as_str().chars().skip("sha256:".len()).take(8).collect();
         let name = format!("environment-{}-{short}", plain.trim_matches('-')).replace("--", "-");
@@ -111,7 +112,10 @@ impl Parent {
                 return Ok(());
             }
             cx.before_write(&format!("pinning {}", pin.revision)).await?;
-            return cluster.apply_own(&self.path(), &self.object(Some(&live), keys, Some(pin))).await.map(drop);
+            return cluster
+                .apply_own(&self.path(), &self.object(Some(&live), keys, Some(pin)))
+                .await
+                .map(drop);
         }
         let options = json!({
             "apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": json::uid(&live)},

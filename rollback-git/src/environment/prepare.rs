@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use rollback_core::{
-    Change, ChangeKind, ComponentId, Error, ErrorKind, FieldChange, Fingerprint, Passage, Result, Snapshot,
-    Target,
+    Change, ChangeKind, ComponentId, Disposition, Error, ErrorKind, FieldChange, Fingerprint, Passage,
+    Result, Snapshot, Target,
 };
 use rollback_k8s::backend::{FieldConflict, applied_part, field_conflicts, helm_release, needs};
 use rollback_k8s::json;
@@ -47,7 +47,10 @@ struct Outcome {
 /// The server's word on a configuration.
 pub(super) enum Preview {
     /// It would become this, without the fields that others keep.
-    Becomes { result: Box<Value>, conflicts: Vec<FieldConflict> },
+    Becomes {
+        result: Box<Value>,
+        conflicts: Vec<FieldConflict>,
+    },
     /// It cannot be tried beforehand, because of this.
     Unproven(String),
     Refused(Error),
@@ -97,10 +100,8 @@ impl KustomizeEnvironment {
             }),
         };
         let last_applied = live.values().any(|object| json::annotation(object, LAST_APPLIED).is_some());
-        let marks = |pin: &Option<Pin>| Marks {
-            part_of: pin.as_ref().map(|_| standing.parent.id()),
-            last_applied,
-        };
+        let marks =
+            |pin: &Option<Pin>| Marks { part_of: pin.as_ref().map(|_| standing.parent.id()), last_applied };
         let namespaces: BTreeSet<String> =
             aim.side.objects.keys().filter_map(|key| key.namespace.clone()).collect();
         let context = Context {
@@ -220,7 +221,9 @@ impl KustomizeEnvironment {
     ) -> Result<Change> {
         let workload = |key: &Key| {
             let kind = match key.kind.as_str() {
-                "Deployment" | "StatefulSet" | "DaemonSet" | "InferenceService" => key.kind.to_ascii_lowercase(),
+                "Deployment" | "StatefulSet" | "DaemonSet" | "InferenceService" => {
+                    key.kind.to_ascii_lowercase()
+                }
                 _ => return None,
             };
             ComponentId::new(&kind, key.namespace.as_deref(), &key.name).ok()
@@ -259,7 +262,8 @@ impl KustomizeEnvironment {
                 }
                 let place = standing.tags.iter().position(|tag| tag.commit.id == current.commit.id);
                 let older = standing.tags.iter().skip(place.map_or(0, |place| place + 1));
-                let older = older.filter(|tag| place.is_some() || tag.commit.committed < current.commit.committed);
+                let older =
+                    older.filter(|tag| place.is_some() || tag.commit.committed < current.commit.committed);
                 for tag in older {
                     if self.repository.state(&tag.commit, &self.path).await? != current.files {
                         let side = self.side(&tag.name, &tag.commit, &self.path, false).await?;
@@ -426,7 +430,9 @@ impl KustomizeEnvironment {
             let uid = json::uid(live);
             for (path, values) in &mut from.values {
                 // After going back it is as rendered.
-                values.push(rendered.as_ref().and_then(|object| at(object, path)).map(|value| print(uid, value)));
+                values.push(
+                    rendered.as_ref().and_then(|object| at(object, path)).map(|value| print(uid, value)),
+                );
             }
             return Ok(());
         }
@@ -492,7 +498,9 @@ impl KustomizeEnvironment {
                 if self.options.force_conflicts {
                     let forced = self.cluster.dry_apply((&path, &config), live, true).await;
                     match forced {
-                        Ok(result) => return Ok(Preview::Becomes { result: Box::new(result), conflicts: found }),
+                        Ok(result) => {
+                            return Ok(Preview::Becomes { result: Box::new(result), conflicts: found });
+                        }
                         Err(error) => return refused_or_failed(error),
                     }
                 }
@@ -541,8 +549,11 @@ impl KustomizeEnvironment {
                 Some("they say themselves that they are not to be pruned")
             } else if !is_owned(live, &id, standing.is_exact) {
                 Some("they are not known to belong to this environment alone, and stay")
-            } else if referred.contains(&(key.kind.clone(), key.namespace.clone().unwrap_or_default(), key.name.clone()))
-            {
+            } else if referred.contains(&(
+                key.kind.clone(),
+                key.namespace.clone().unwrap_or_default(),
+                key.name.clone(),
+            )) {
                 Some("pods or ReplicaSets refer to them still, and they stay")
             } else {
                 None
@@ -578,7 +589,9 @@ impl KustomizeEnvironment {
             let sets = format!("/apis/apps/v1/namespaces/{namespace}/replicasets");
             let pods = format!("/api/v1/namespaces/{namespace}/pods");
             for (path, pointer) in [(sets, "/spec/template"), (pods, "")] {
-                for object in self.cluster.list(&path, "", "seeing what refers to what is to be pruned").await? {
+                for object in
+                    self.cluster.list(&path, "", "seeing what refers to what is to be pruned").await?
+                {
                     let found = object.pointer(pointer).into_iter().flat_map(needs);
                     all.extend(found.map(|(kind, name)| (kind.to_owned(), namespace.clone(), name)));
                 }
@@ -689,7 +702,12 @@ fn refused_or_failed(error: Error) -> Result<Preview> {
             Ok(Preview::Unproven("a webhook does not take dry runs".into()))
         }
         Some("404") => Ok(Preview::Unproven("its namespace is not there yet".into())),
-        Some("400" | "403" | "409" | "413" | "422") => Ok(Preview::Refused(error)),
+        // Older servers say with 500 that they cannot read it.
+        Some("500") if message.contains("failed to create typed patch object") => {
+            Ok(Preview::Refused(Error::new(ErrorKind::Refused, message)))
+        }
+        Some("400" | "403" | "413" | "422") => Ok(Preview::Refused(error)),
+        Some("409") if error.disposition() == Disposition::Permanent => Ok(Preview::Refused(error)),
         _ => Err(error),
     }
 }
@@ -702,25 +720,36 @@ pub(super) fn refusal(refused: Vec<(Key, Error)>) -> Result<()> {
     let hint = first.hint().map(str::to_owned);
     // The server repeats what it finds wrong.
     let why = |key: &Key, error: &Error| {
-        if key.is_secret() { "it does not say what would not show data".to_owned() } else { error.report().message }
+        if key.is_secret() {
+            "it does not say what would not show data".to_owned()
+        } else {
+            error.report().message
+        }
     };
     let told: Vec<_> = refused.iter().map(|(key, error)| format!("{key}: {}", why(key, error))).collect();
     let is_immutable = told.iter().any(|text| {
-        text.contains("immutable") || text.contains("updates to statefulset spec") || text.contains("may not change")
+        text.contains("immutable")
+            || text.contains("updates to statefulset spec")
+            || text.contains("may not change")
     });
     let message = format!("the server refuses {} of the objects: {}", refused.len(), told.join("; "));
     let error = Error::new(kind, message);
     Err(if is_immutable {
         error.with_hint("a field that cannot be changed takes another object: delete this one first, or leave it out with --exclude KIND/NAME")
     } else {
-        error.with_hint(hint.unwrap_or_else(|| "choose another revision, or leave it out with --exclude KIND/NAME".into()))
+        error.with_hint(
+            hint.unwrap_or_else(|| {
+                "choose another revision, or leave it out with --exclude KIND/NAME".into()
+            }),
+        )
     })
 }
 
 impl Object {
     /// Where it is found.
     pub(super) fn spot(&self, key: &Key) -> Spot {
-        let served = rollback_k8s::backend::Served::new(&self.api_version, &self.plural, key.namespace.is_some());
+        let served =
+            rollback_k8s::backend::Served::new(&self.api_version, &self.plural, key.namespace.is_some());
         Spot { api_version: self.api_version.clone(), served }
     }
 }
@@ -738,4 +767,3 @@ impl Content {
         Err(Error::new(ErrorKind::Conflict, message).with_hint("plan again, or render with the same program"))
     }
 }
-

@@ -57,16 +57,8 @@ impl KustomizeEnvironment {
         let parent = Parent::of(&self.id, &home);
         let pin_object = parent.read(&self.cluster).await?;
         let pin = pin_object.as_ref().and_then(pin_of);
-        let mut standing = Standing {
-            tags,
-            parent,
-            pin,
-            pin_object,
-            side: None,
-            is_exact: false,
-            is_pinned: false,
-            notes,
-        };
+        let mut standing =
+            Standing { tags, parent, pin, pin_object, side: None, is_exact: false, is_pinned: false, notes };
         if let Some(pin) = standing.pin.clone() {
             self.follow_pin(&mut standing, &pin).await?;
         }
@@ -89,7 +81,9 @@ impl KustomizeEnvironment {
     async fn follow_pin(&self, standing: &mut Standing, pin: &Pin) -> Result<()> {
         let own = self.repository.identity()?;
         if pin.repository != own {
-            standing.notes.push(format!("the pin was set from the repository {}, and this is {own}", pin.repository));
+            standing
+                .notes
+                .push(format!("the pin was set from the repository {}, and this is {own}", pin.repository));
         }
         let commit = match self.repository.resolve(&pin.commit).await {
             Ok(commit) => commit,
@@ -106,7 +100,9 @@ impl KustomizeEnvironment {
         if let Some(tag) = moved {
             standing.notes.push(format!(
                 "tag {} was moved since it was applied: it was {}, and is {} now",
-                tag.name, short(&pin.commit), short(&tag.commit.id)
+                tag.name,
+                short(&pin.commit),
+                short(&tag.commit.id)
             ));
         }
         let side = self.side(&pin.revision, &commit, std::path::Path::new(&pin.path), true).await?;
@@ -180,7 +176,8 @@ impl KustomizeEnvironment {
 
     pub(super) async fn revisions(&self) -> Result<Vec<Revision>> {
         let standing = self.standing(None).await?;
-        let guess = if standing.is_pinned || standing.is_exact { "" } else { " (a guess: not all of it runs)" };
+        let guess =
+            if standing.is_pinned || standing.is_exact { "" } else { " (a guess: not all of it runs)" };
         let current = standing.side.as_deref();
         let since = standing.pin_object.as_ref().filter(|_| standing.is_pinned).and_then(pinned_at);
         let mut revisions = Vec::new();
@@ -193,7 +190,12 @@ impl KustomizeEnvironment {
             since: since.filter(|_| is_current),
             cause: None,
             mark: None,
-            summary: format!("{} {}{}", short(&commit.id), commit.subject, if is_current { guess } else { "" }),
+            summary: format!(
+                "{} {}{}",
+                short(&commit.id),
+                commit.subject,
+                if is_current { guess } else { "" }
+            ),
         };
         for tag in &standing.tags {
             // What runs is what the tag was when it was applied.
@@ -215,7 +217,10 @@ impl KustomizeEnvironment {
 
 /// When the pin was written last.
 fn pinned_at(object: &Value) -> Option<rollback_core::Timestamp> {
-    json::items(object, "/metadata/managedFields").iter().filter_map(|fields| json::time(fields, "/time")).max()
+    json::items(object, "/metadata/managedFields")
+        .iter()
+        .filter_map(|fields| json::time(fields, "/time"))
+        .max()
 }
 
 pub(super) fn short(commit: &str) -> &str {

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use rollback_core::{Change, Error, ErrorKind, Position, Result, StepContext, Verification, VerificationState};
+use rollback_core::{
+    Change, Error, ErrorKind, Position, Result, StepContext, Verification, VerificationState,
+};
 use rollback_k8s::{Workload, WorkloadKind, WorkloadOptions};
 use serde_json::Value;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -75,7 +77,8 @@ impl KustomizeEnvironment {
     fn taken_back(&self, ends: &Ends, live: &BTreeMap<Key, Value>, what: &str) -> String {
         let strange = ends.objects().find(|(key, from, to)| {
             let live = live.get(key);
-            super::content::mismatch(key, *from, live).is_some() && super::content::mismatch(key, *to, live).is_some()
+            super::content::mismatch(key, *from, live).is_some()
+                && super::content::mismatch(key, *to, live).is_some()
         });
         let writer = strange.and_then(|(key, ..)| rollback_k8s::backend::last_writer(live.get(key)?));
         let by = writer.map(|(at, manager)| format!(", last written by {manager} at {at}"));
@@ -100,8 +103,11 @@ impl KustomizeEnvironment {
     /// How all of these stand: failed when one has, settled when all have.
     async fn health_of(&self, spots: &BTreeMap<Key, Spot>) -> Result<Verification> {
         let live = self.live(spots.iter().collect()).await?;
-        let mut open: Vec<(&Key, Verification)> =
-            spots.keys().map(|key| (key, health(key, live.get(key)))).filter(|(_, seen)| !seen.is_converged()).collect();
+        let mut open: Vec<(&Key, Verification)> = spots
+            .keys()
+            .map(|key| (key, health(key, live.get(key))))
+            .filter(|(_, seen)| !seen.is_converged())
+            .collect();
         if open.is_empty() {
             return Ok(Verification::converged(format!("all {} objects have settled", spots.len())));
         }
@@ -119,14 +125,17 @@ impl KustomizeEnvironment {
         }
         let has_failed = open.iter().any(|(_, seen)| seen.state == VerificationState::Failed);
         let told: Vec<_> = open.iter().map(|(_, seen)| seen.message.as_str()).collect();
-        let more = if count > told.len() { format!("; and {} more", count - told.len()) } else { String::new() };
-        let message = format!("{count} of {} objects have not settled: {}{more}", spots.len(), told.join("; "));
+        let more =
+            if count > told.len() { format!("; and {} more", count - told.len()) } else { String::new() };
+        let message =
+            format!("{count} of {} objects have not settled: {}{more}", spots.len(), told.join("; "));
         Ok(if has_failed { Verification::failed(message) } else { Verification::progressing(message) })
     }
 
     fn workload(&self, key: &Key) -> Option<Workload> {
         let kind: WorkloadKind = key.kind.parse().ok().filter(|_| key.group == "apps")?;
-        Workload::new(&self.cluster, kind, key.namespace.as_deref()?, &key.name, WorkloadOptions::default()).ok()
+        Workload::new(&self.cluster, kind, key.namespace.as_deref()?, &key.name, WorkloadOptions::default())
+            .ok()
     }
 
     pub(super) async fn look(&self) -> Result<Verification> {

@@ -55,7 +55,8 @@ pub(crate) async fn by_key(
             if lenient {
                 continue;
             }
-            let message = format!("the cluster knows no {kind} of {api_version}, which {} is", text("/metadata/name"));
+            let message =
+                format!("the cluster knows no {kind} of {api_version}, which {} is", text("/metadata/name"));
             return Err(Error::new(ErrorKind::Refused, message)
                 .with_hint("install its CustomResourceDefinition first, or hold it in the environment"));
         };
@@ -122,6 +123,7 @@ pub(crate) fn configuration(
     for field in kept {
         remove_field(&mut object, field);
     }
+    name_protocols(&mut object);
     if let Some(id) = &marks.part_of {
         object["metadata"]["labels"][PART_OF] = json!(id);
     }
@@ -129,6 +131,29 @@ pub(crate) fn configuration(
         object["metadata"]["annotations"][LAST_APPLIED] = json!(text);
     }
     object
+}
+
+/// Servers before 1.22 do not know that the protocol of a port has a default, when it is a key of the port's item.
+fn name_protocols(object: &mut Value) {
+    let name = |ports: Option<&mut Value>| {
+        let Some(Value::Array(ports)) = ports else { return };
+        for port in ports.iter_mut().filter_map(Value::as_object_mut) {
+            port.entry("protocol").or_insert(json!("TCP"));
+        }
+    };
+    if object["kind"] == "Service" {
+        name(object.pointer_mut("/spec/ports"));
+    }
+    for pod in ["/spec", "/spec/template/spec", "/spec/jobTemplate/spec/template/spec"] {
+        for list in ["containers", "initContainers"] {
+            let Some(Value::Array(containers)) = object.pointer_mut(&format!("{pod}/{list}")) else {
+                continue;
+            };
+            for container in containers {
+                name(container.get_mut("ports"));
+            }
+        }
+    }
 }
 
 /// Never fewer replicas than there are, of what an autoscaler scales. Where it has set the number itself, it stays its
@@ -191,9 +216,19 @@ pub(crate) fn wave(key: &Key) -> u8 {
     match key.kind.as_str() {
         "Namespace" => 0,
         "CustomResourceDefinition" => 1,
-        "ServiceAccount" | "ConfigMap" | "Secret" | "ResourceQuota" | "LimitRange" | "NetworkPolicy"
-        | "PriorityClass" | "RuntimeClass" | "StorageClass" | "PersistentVolume" | "PersistentVolumeClaim"
-        | "ClusterRole" | "Role" => 2,
+        "ServiceAccount"
+        | "ConfigMap"
+        | "Secret"
+        | "ResourceQuota"
+        | "LimitRange"
+        | "NetworkPolicy"
+        | "PriorityClass"
+        | "RuntimeClass"
+        | "StorageClass"
+        | "PersistentVolume"
+        | "PersistentVolumeClaim"
+        | "ClusterRole"
+        | "Role" => 2,
         "ClusterRoleBinding" | "RoleBinding" => 3,
         "Service" => 4,
         "HorizontalPodAutoscaler" | "ScaledObject" | "PodDisruptionBudget" | "Ingress" => 6,
@@ -283,9 +318,9 @@ pub(crate) fn covers(rendered: &Value, live: &Value) -> bool {
         }
         (rendered, live) => {
             rendered == live
-                || quantity(rendered).zip(quantity(live)).is_some_and(|(a, b)| {
-                    (a - b).abs() <= f64::EPSILON * a.abs().max(b.abs())
-                })
+                || quantity(rendered)
+                    .zip(quantity(live))
+                    .is_some_and(|(a, b)| (a - b).abs() <= f64::EPSILON * a.abs().max(b.abs()))
         }
     }
 }
@@ -326,7 +361,8 @@ fn quantity(value: &Value) -> Option<f64> {
 pub(crate) fn with_encoded_data(object: &Value) -> Value {
     use base64::Engine as _;
     let mut object = object.clone();
-    let Some(Value::Object(texts)) = object.as_object_mut().and_then(|members| members.remove("stringData")) else {
+    let Some(Value::Object(texts)) = object.as_object_mut().and_then(|members| members.remove("stringData"))
+    else {
         return object;
     };
     for (key, text) in texts {
@@ -354,7 +390,10 @@ mod tests {
         ] {
             let mut without = object.clone();
             assert!(remove_field(&mut without, path), "{path}");
-            assert!(object.pointer(pointer).is_some() && without.pointer(pointer).is_none(), "{path}: {without}");
+            assert!(
+                object.pointer(pointer).is_some() && without.pointer(pointer).is_none(),
+                "{path}: {without}"
+            );
         }
         let mut without = object.clone();
         assert!(remove_field(&mut without, ".spec.ports[containerPort=80,protocol=\"TCP\"]"));
