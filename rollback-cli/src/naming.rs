@@ -196,6 +196,10 @@ pub(crate) fn parse_revisions(values: &[String]) -> Result<Vec<Wanted>> {
 
 /// What a revision means that was typed for this component.
 fn target(written: &str, revision: &str, id: &ComponentId) -> Result<Target> {
+    if id.kind() == "environment" && !revision.is_empty() {
+        // A tag, a branch, or a commit, which may look like a number.
+        return Ok(if revision == "0" { Target::Previous } else { Target::Revision(revision.to_owned()) });
+    }
     let is_model = id.kind() == "model";
     let is_service = id.kind() == "inferenceservice";
     let version = revision.strip_prefix('v').filter(|_| is_model).unwrap_or(revision);

@@ -13,8 +13,9 @@ use crate::fields::{self, Fields};
 use crate::{Cluster, json as read};
 
 /// The managers that people and pipelines write as. Controllers keep what they own.
-const EARLIER: [&str; 11] = [
+const EARLIER: [&str; 12] = [
     "kubectl-client-side-apply",
+    "kubectl-last-applied",
     "kubectl",
     "kubectl-create",
     "kubectl-replace",
@@ -59,7 +60,8 @@ impl Cluster {
     /// apply. Answers the object as it is then. What other managers own stays, and a difference with them is a conflict
     /// unless `force`d.
     ///
-    /// Idempotent; two writes at most, each announced.
+    /// Idempotent. One write, two where earlier tools own fields, and one more where an older server keeps lists in
+    /// another order; each is announced.
     ///
     /// # Errors
     /// `Conflict` with the fields and the managers that own them, and what the server answers.
@@ -95,18 +97,51 @@ impl Cluster {
                 }
             }
             cx.before_write(&what).await?;
-            let applied = self.apply_plainly((path, configuration), force, "").await;
-            return applied.map_err(|e| {
+            let applied = self.apply_plainly((path, configuration), force, "").await.map_err(|e| {
                 if !field_conflicts(&e).is_empty() {
                     cx.write_rejected();
                 }
                 e.with_component(component)
             });
+            let ordered = self.put_in_order(cx, (path, configuration), applied?).await;
+            if let Some(done) = ordered.map_err(|e| e.with_component(component))? {
+                return Ok(done);
+            }
         }
         Err(Error::new(ErrorKind::Conflict, format!("{what}: it keeps changing meanwhile"))
             .with_component(component)
             .with_hint("see who writes to it")
             .temporary(None))
+    }
+
+    /// One more write where the server does not keep the order of a configuration; none when it failed on a change in
+    /// between.
+    async fn put_in_order(
+        &self,
+        cx: &StepContext,
+        (path, configuration): (&str, &Value),
+        applied: Value,
+    ) -> Result<Option<Value>> {
+        let mut ordered = applied.clone();
+        fields::put_in_order(&mut ordered, configuration);
+        if ordered == applied {
+            return Ok(Some(applied));
+        }
+        // Status updates do not move the generation.
+        let operations = json!([
+            {"op": "test", "path": "/metadata/generation", "value": read::generation(&applied)},
+            {"op": "replace", "path": "/spec", "value": ordered["spec"]},
+        ]);
+        let what = format!("{}: putting its lists in order", what(configuration));
+        cx.before_write(&what).await?;
+        match self.json_patch(path, &operations, &what).await {
+            // Somebody was quicker.
+            Err(e) if crate::guard::is_rejected(&e) => {
+                cx.write_rejected();
+                Ok(None)
+            }
+            done => done.map(Some),
+        }
     }
 
     /// What [`apply`](Self::apply) would make of an object that is `live`, by the server's own word; nothing is written.
@@ -119,6 +154,10 @@ impl Cluster {
         live: Option<&Value>,
         force: bool,
     ) -> Result<Value> {
+        let in_order = |mut result: Value| {
+            fields::put_in_order(&mut result, configuration);
+            result
+        };
         let mut rejected = None;
         for _ in 0..ATTEMPTS {
             let applied = match self.apply_plainly((path, configuration), force, "&dryRun=All").await {
@@ -130,7 +169,7 @@ impl Cluster {
             };
             // Plain server-side apply leaves what they own; the server checks the object without that, too.
             let Some(theirs) = live.map(earlier_fields).filter(|fields| !fields.is_empty()) else {
-                return Ok(applied);
+                return Ok(in_order(applied));
             };
             let others = read::items(&applied, "/metadata/managedFields").iter();
             let others = others.filter(|entry| !is_earlier(entry));
@@ -138,13 +177,13 @@ impl Cluster {
             let mut result = applied.clone();
             fields::remove(&mut result, &theirs, &kept);
             if result == applied {
-                return Ok(result);
+                return Ok(in_order(result));
             }
             let path = format!("{path}?dryRun=All&fieldManager={MANAGER}");
             match self.put(&path, &result, &what(configuration)).await {
                 // Its controller wrote to it meanwhile.
                 Err(e) if e.kind() == ErrorKind::Conflict => rejected = Some(e),
-                done => return done,
+                done => return done.map(in_order),
             }
         }
         Err(rejected

@@ -59,6 +59,36 @@ pub(crate) fn extract(value: &Value, owned: &Fields) -> Value {
     }
 }
 
+/// Puts the items of lists that are known by their names into the order in which a configuration has them; others come
+/// after them. Servers before 1.26 leave the items that were there where they were, and the order of variables tells
+/// which can refer to which.
+pub(crate) fn put_in_order(value: &mut Value, configuration: &Value) {
+    match (value, configuration) {
+        (Value::Object(members), Value::Object(wanted)) => {
+            for (key, member) in members {
+                if let Some(wanted) = wanted.get(key) {
+                    put_in_order(member, wanted);
+                }
+            }
+        }
+        (Value::Array(items), Value::Array(wanted)) => {
+            let name = |item: &Value| item.get("name").and_then(Value::as_str).map(str::to_owned);
+            let Some(order) = wanted.iter().map(name).collect::<Option<Vec<_>>>() else { return };
+            let place = |item: &Value| {
+                let name = name(item);
+                order.iter().position(|wanted| Some(wanted) == name.as_ref()).unwrap_or(order.len())
+            };
+            items.sort_by_key(place);
+            for item in items {
+                if let Some(wanted) = wanted.get(place(item)) {
+                    put_in_order(item, wanted);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
 fn keys_of(key: &str) -> Option<Value> {
     serde_json::from_str(key.strip_prefix("k:")?).ok()
 }
@@ -122,6 +152,15 @@ mod tests {
             "labels": {"b": "2"}, "list": [{"name": "app", "image": "i"}], "finalizers": ["y"],
         });
         assert_eq!(object, left);
+    }
+
+    #[test]
+    fn items_come_in_the_order_of_the_configuration() {
+        let names =
+            |names: &[&str]| -> Vec<Value> { names.iter().map(|name| json!({"name": name})).collect() };
+        let mut object = json!({"list": names(&["x", "b", "a"]), "plain": [2, 1]});
+        put_in_order(&mut object, &json!({"list": names(&["a", "b"]), "plain": [1, 2]}));
+        assert_eq!(object, json!({"list": names(&["a", "b", "x"]), "plain": [2, 1]}));
     }
 
     #[test]

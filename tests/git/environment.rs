@@ -360,7 +360,7 @@ async fn only_what_the_environment_owns_and_nobody_needs_is_pruned_and_last() {
 #[tokio::test]
 async fn nothing_is_pruned_where_the_rest_does_not_settle() {
     let world = World::new().await;
-    world.release("v1.0.0", &[objects::deployment("web", "app:crash", 1)]);
+    world.release("v1.0.0", &[objects::deployment("web", "app:never-ready", 1)]);
     world.release("v1.1.0", &[objects::deployment("web", "app:2", 1), map("gone", "1")]);
     world.kubectl_apply("v1.1.0", &[]).await;
     let component: Arc<dyn Rollbackable> = Arc::new(world.component(|options| options.prune = true).await);

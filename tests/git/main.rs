@@ -10,6 +10,7 @@
 #![allow(clippy::disallowed_methods, reason = "real programs live in real time")]
 
 mod conformance;
+mod differential;
 mod environment;
 mod hostile;
 mod render;

@@ -1,24 +1,27 @@
 //! Repositories that the tests make.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use rollback_core::Error;
 use rollback_git::{Commit, Folder, Kustomize, Limits, Renderer as _, Rendering, Repository};
-use tempfile::TempDir;
+pub(crate) use rollback_tests::git;
 
 pub(crate) const STAGING: &str = "infra/kubernetes/environments/staging";
 
-/// A repository with a working tree, made by the program git.
-pub(crate) struct Repo {
-    pub(crate) folder: TempDir,
+/// A repository that the library can be shown.
+pub(crate) struct Repo(rollback_tests::Repo);
+
+impl std::ops::Deref for Repo {
+    type Target = rollback_tests::Repo;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
 }
 
 impl Repo {
     pub(crate) fn new() -> Self {
-        let this = Self { folder: tempfile::tempdir().unwrap() };
-        this.git(&["init", "--quiet", "--initial-branch=main"]);
-        this
+        Self(rollback_tests::Repo::new())
     }
 
     /// One whose environment `staging` uses a base and an image of this tag, committed and tagged `v1.0.0`.
@@ -39,29 +42,10 @@ impl Repo {
         this
     }
 
-    pub(crate) fn path(&self) -> &Path {
-        self.folder.path()
-    }
-
-    pub(crate) fn git(&self, args: &[&str]) -> String {
-        git(self.path(), args)
-    }
-
-    pub(crate) fn write(&self, path: &str, text: impl AsRef<[u8]>) {
-        let path = self.path().join(path);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
-    }
-
     pub(crate) fn link(&self, path: &str, target: &str) {
         let path = self.path().join(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::os::unix::fs::symlink(target, path).unwrap();
-    }
-
-    pub(crate) fn commit(&self, subject: &str) {
-        self.git(&["add", "--all"]);
-        self.git(&["commit", "--quiet", "--allow-empty", "-m", subject]);
     }
 
     pub(crate) fn open(&self) -> Repository {
@@ -79,18 +63,6 @@ impl Repo {
     pub(crate) async fn render(&self) -> Result<Rendering, Error> {
         kustomize().render(&self.staging().await?).await
     }
-}
-
-pub(crate) fn git(folder: &Path, args: &[&str]) -> String {
-    let output = Command::new("git")
-        .args(["-c", "user.name=ann", "-c", "user.email=ann@here", "-c", "protocol.file.allow=always"])
-        .args(args)
-        .current_dir(folder)
-        .env("GIT_CONFIG_NOSYSTEM", "1")
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
 /// The kustomize of the tests.

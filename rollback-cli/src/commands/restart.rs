@@ -17,7 +17,11 @@ pub(crate) async fn run(app: &App, args: RestartArgs) -> Result<Exit, Failure> {
     carry_out::refuse_silence(args.run.yes, "restart")?;
     let name = app.component(&args.component)?;
     let not = match name.kind {
-        Kind::Workload(_) | Kind::Environment(_) => None,
+        Kind::Workload(_) => None,
+        Kind::Environment(_) => Some((
+            "an environment is not restarted as a whole",
+            "restart its workloads, such as: rollback restart deployment/NAME",
+        )),
         Kind::Model(_) => {
             Some(("a model does not run, so it cannot be restarted", "restart the workload that loads it"))
         }

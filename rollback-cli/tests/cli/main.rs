@@ -10,6 +10,7 @@
 
 mod bad_input;
 mod cluster;
+mod environments;
 mod journal;
 mod kills;
 mod leases;

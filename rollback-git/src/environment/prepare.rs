@@ -533,14 +533,23 @@ impl KustomizeEnvironment {
             .filter_map(|(key, wanted)| Some((key, wanted, live.get(key).filter(|live| !is_dying(live))?)))
             .filter(|(key, _, live)| is_whole || self.is_picked(key, live))
             .collect();
-        let referred = if self.options.prune && gone.iter().any(|(key, ..)| is_settings(key)) {
+        let id = standing.parent.id();
+        let is_going = |key: &Key, live: &Value| {
+            self.options.prune
+                && !is_never_pruned(key)
+                && json::text(live, "/type") != Some(TOKEN)
+                && !opts_out(live)
+                && is_owned(live, &id, standing.is_exact)
+        };
+        let referred = if gone.iter().any(|(key, _, live)| is_settings(key) && is_going(key, live)) {
+            let going = gone.iter().filter(|(key, _, live)| is_going(key, live));
+            let going = going.map(|(_, _, live)| json::uid(live).to_owned()).collect();
             let namespaces = gone.iter().filter_map(|(key, ..)| key.namespace.clone()).collect();
-            self.referred(namespaces).await?
+            self.referred(namespaces, going).await?
         } else {
             BTreeSet::new()
         };
         for (key, wanted, live) in gone {
-            let id = standing.parent.id();
             let reason = if !self.options.prune {
                 Some("the target does not have them, and they stay: --prune deletes them")
             } else if is_never_pruned(key) || json::text(live, "/type") == Some(TOKEN) {
@@ -582,8 +591,13 @@ impl KustomizeEnvironment {
         Ok((doomed, told.collect()))
     }
 
-    /// The `ConfigMaps` and Secrets that pods and `ReplicaSets` refer to, by kind, namespace and name.
-    async fn referred(&self, namespaces: BTreeSet<String>) -> Result<BTreeSet<(String, String, String)>> {
+    /// The `ConfigMaps` and Secrets that pods and `ReplicaSets` refer to, by kind, namespace and name, but for those of
+    /// what is going itself.
+    async fn referred(
+        &self,
+        namespaces: BTreeSet<String>,
+        mut going: BTreeSet<String>,
+    ) -> Result<BTreeSet<(String, String, String)>> {
         let mut all = BTreeSet::new();
         for namespace in namespaces {
             let sets = format!("/apis/apps/v1/namespaces/{namespace}/replicasets");
@@ -592,6 +606,10 @@ impl KustomizeEnvironment {
                 for object in
                     self.cluster.list(&path, "", "seeing what refers to what is to be pruned").await?
                 {
+                    if json::controller_uid(&object).is_some_and(|owner| going.contains(owner)) {
+                        going.insert(json::uid(&object).to_owned());
+                        continue;
+                    }
                     let found = object.pointer(pointer).into_iter().flat_map(needs);
                     all.extend(found.map(|(kind, name)| (kind.to_owned(), namespace.clone(), name)));
                 }

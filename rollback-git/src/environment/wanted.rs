@@ -107,7 +107,9 @@ pub(crate) fn configuration(
     kept: &[String],
     marks: &Marks,
 ) -> Value {
-    let mut object = rendered.clone();
+    // The server encodes what comes as text only after it has noted who owns what.
+    let mut object =
+        if rendered["kind"] == "Secret" { with_encoded_data(rendered) } else { rendered.clone() };
     let text = format!("{rendered}\n");
     if let Some(drift) = drift {
         merge(&mut object, drift);
@@ -120,15 +122,15 @@ pub(crate) fn configuration(
             metadata.remove(field);
         }
     }
-    for field in kept {
-        remove_field(&mut object, field);
-    }
     name_protocols(&mut object);
     if let Some(id) = &marks.part_of {
         object["metadata"]["labels"][PART_OF] = json!(id);
     }
     if marks.last_applied && !rendered.is_null() && text.len() < LONGEST_ANNOTATION {
         object["metadata"]["annotations"][LAST_APPLIED] = json!(text);
+    }
+    for field in kept {
+        remove_field(&mut object, field);
     }
     object
 }
