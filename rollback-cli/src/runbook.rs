@@ -223,6 +223,15 @@ impl Runbook {
             }
             plan.check(&place, &components, &mut faults);
         }
+        for (index, entry) in file.irreversible.iter().enumerate() {
+            let place = format!("irreversible[{index}]");
+            if !components.iter().any(|component| component.written == entry.component) {
+                faults.push(format!("{place}: {} is no component of the runbook", entry.component));
+            }
+            if !matches!(entry.between.len(), 0 | 2) {
+                faults.push(format!("{place}: it lies between two revisions, an older and a newer one"));
+            }
+        }
         if file
             .journal
             .as_ref()

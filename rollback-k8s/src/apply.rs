@@ -60,6 +60,9 @@ impl Cluster {
     /// apply. Answers the object as it is then. What other managers own stays, and a difference with them is a conflict
     /// unless `force`d.
     ///
+    /// `configure` gives the configuration for the object as it is now, none where it does not exist, or an error where it
+    /// is not what was expected: what is written is written only over what `configure` has seen.
+    ///
     /// Idempotent. One write, two where earlier tools own fields, and one more where an older server keeps lists in
     /// another order; each is announced.
     ///
@@ -69,26 +72,31 @@ impl Cluster {
         &self,
         cx: &StepContext,
         component: &ComponentId,
-        (path, configuration): (&str, &Value),
+        (path, what): (&str, &str),
         force: bool,
+        configure: impl Fn(Option<&Value>) -> Result<Value>,
     ) -> Result<Value> {
-        let what = what(configuration);
         for _ in 0..ATTEMPTS {
-            let live = match self.get(path, &what).await {
+            let live = match self.get(path, what).await {
                 Ok(live) => Some(live),
                 Err(e) if e.kind() == ErrorKind::NotFound => None,
                 Err(e) => return Err(e.with_component(component)),
             };
+            let mut configuration = configure(live.as_ref()).map_err(|e| e.with_component(component))?;
+            let mut version = live.as_ref().and_then(|live| read::text(live, "/metadata/resourceVersion"));
+            let taken;
             let fields = live.as_ref().and_then(taken_over);
             if let (Some(live), Some(fields)) = (&live, fields) {
-                let version = read::text(live, "/metadata/resourceVersion");
                 let operations = json!([
-                    {"op": "test", "path": "/metadata/resourceVersion", "value": version},
+                    {"op": "test", "path": "/metadata/resourceVersion", "value": live["metadata"]["resourceVersion"]},
                     {"op": "replace", "path": "/metadata/managedFields", "value": fields},
                 ]);
                 cx.before_write(&format!("{what}: taking over its fields")).await?;
-                match self.json_patch(path, &operations, &what).await {
-                    Ok(_) => {}
+                match self.json_patch(path, &operations, what).await {
+                    Ok(object) => {
+                        taken = object;
+                        version = read::text(&taken, "/metadata/resourceVersion");
+                    }
                     Err(e) if crate::guard::is_rejected(&e) => {
                         cx.write_rejected();
                         continue;
@@ -96,14 +104,22 @@ impl Cluster {
                     Err(e) => return Err(e.with_component(component)),
                 }
             }
-            cx.before_write(&what).await?;
-            let applied = self.apply_plainly((path, configuration), force, "").await.map_err(|e| {
-                if !field_conflicts(&e).is_empty() {
+            if let Some(version) = version {
+                configuration["metadata"]["resourceVersion"] = json!(version);
+            }
+            cx.before_write(what).await?;
+            let applied = match self.apply_plainly((path, &configuration), force, "").await {
+                Err(e) if e.kind() == ErrorKind::Conflict => {
                     cx.write_rejected();
+                    if field_conflicts(&e).is_empty() {
+                        // It was written meanwhile, if only its status.
+                        continue;
+                    }
+                    return Err(e.with_component(component));
                 }
-                e.with_component(component)
-            });
-            let ordered = self.put_in_order(cx, (path, configuration), applied?).await;
+                applied => applied.map_err(|e| e.with_component(component))?,
+            };
+            let ordered = self.put_in_order(cx, (path, &configuration), applied).await;
             if let Some(done) = ordered.map_err(|e| e.with_component(component))? {
                 return Ok(done);
             }

@@ -21,8 +21,13 @@ type Pins = BTreeMap<String, String>;
 impl InferenceService {
     pub(crate) async fn plan(&self, target: &Target) -> Result<Vec<Change>> {
         let view = self.view().await?;
-        let Choice { id, content: mut to, mut notes } = self.choose(target, &view)?;
         let just_wrote = view.just_wrote(self.cluster.clock().now());
+        let too_early = just_wrote.filter(|_| view.current().is_some() && !self.options.force);
+        let Choice { id, content: mut to, mut notes } = match (self.choose(target, &view), too_early) {
+            // A revision is about to appear.
+            (Err(e), Some(manager)) if e.kind() == ErrorKind::NotFound => return Err(not_taken_up(manager)),
+            (choice, _) => choice?,
+        };
         let mut from = view.live.clone();
         if just_wrote.is_some() {
             // What runs may be of what was there before.
@@ -67,11 +72,8 @@ impl InferenceService {
             return Err(Error::new(ErrorKind::Refused, "it is stopped: nothing would roll out")
                 .with_hint(format!("remove its annotation {STOP}")));
         }
-        if let Some(manager) = just_wrote.filter(|_| view.current().is_some() && !self.options.force) {
-            let message = format!("{manager} has just written its spec, and KServe may not have taken it up");
-            return Err(Error::new(ErrorKind::Refused, message)
-                .with_hint("try again in some seconds, when it is certain what runs, or go on with --force")
-                .temporary(None));
+        if let Some(manager) = too_early {
+            return Err(not_taken_up(manager));
         }
         self.options.gitops.judge(&view.object, &mut notes)?;
         warn(&view, &to, &mut notes);
@@ -96,6 +98,13 @@ impl InferenceService {
         }
         Ok(changes)
     }
+}
+
+fn not_taken_up(manager: &str) -> Error {
+    let message = format!("{manager} has just written its spec, and KServe may not have taken it up");
+    Error::new(ErrorKind::Refused, message)
+        .with_hint("try again in some seconds, when it is certain what runs, or go on with --force")
+        .temporary(None)
 }
 
 /// One step of the way, the ids of its ends, and what stands when it fails.

@@ -15,5 +15,6 @@ mod environment;
 mod hostile;
 mod render;
 mod repository;
+mod rights;
 mod sweeps;
 mod world;

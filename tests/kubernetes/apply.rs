@@ -46,7 +46,10 @@ async fn apply(namespace: &Namespace, object: &Value, force: bool) -> Result<u32
     let cx = StepContext::new(RunId::random(), StepId::new("x"), Duration::from_secs(30));
     let path = namespace.path("Deployment", "web");
     let cluster = cluster(Testbed::shared().await).await;
-    cluster.apply(&cx, &component, (&path, object), force).await.map(|_| cx.writes())
+    cluster
+        .apply(&cx, &component, (&path, "applying web"), force, |_| Ok(object.clone()))
+        .await
+        .map(|_| cx.writes())
 }
 
 #[tokio::test]

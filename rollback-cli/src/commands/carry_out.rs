@@ -125,7 +125,7 @@ pub(crate) async fn go(app: &App, prepared: &Prepared, kept: &Kept, how: How<'_>
     let components: Components = parts.iter().map(Part::component).collect();
     let engine = Engine::new(kept.journal.clone())
         .with_ledger(kept.ledger.clone())
-        .with_lease(Arc::new(Leases::new(prepared.servers.cluster())));
+        .with_lease(Arc::new(Leases::new(prepared.servers.cluster(), plan)));
     let work = async {
         match how.resumed {
             Some(run) => engine.resume(run, &components, options).await,

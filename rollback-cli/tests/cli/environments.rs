@@ -1,12 +1,24 @@
 //! Environments, through the command.
 
+use std::collections::BTreeSet;
+
 use rollback_tests::{Namespace, Output, Repo, Testbed, kustomize, objects};
 use serde_json::{Value, json};
+use tokio::process::Command;
 
+use crate::journal::Journal;
 use crate::{command, finish, json};
 
 const STAGING: &str = "infra/kubernetes/environments/staging";
 const ENVIRONMENT: &str = "environment/infra/kubernetes/environments/staging";
+
+/// The same command, which finds kustomize.
+fn with_kustomize(command: &mut Command) -> &mut Command {
+    let mut path = kustomize().parent().unwrap().as_os_str().to_owned();
+    path.push(":");
+    path.push(std::env::var_os("PATH").unwrap());
+    command.env("PATH", path)
+}
 
 /// A repository whose environment is applied to a namespace as kubectl does, in its newest of three tags.
 struct World {
@@ -46,10 +58,7 @@ impl World {
 
     async fn call_plainly(&self, args: &[&str]) -> Output {
         let mut command = command(Testbed::shared().await.kubeconfig(), args);
-        let mut path = kustomize().parent().unwrap().as_os_str().to_owned();
-        path.push(":");
-        path.push(std::env::var_os("PATH").unwrap());
-        finish(command.env("PATH", path).spawn().unwrap()).await
+        finish(with_kustomize(&mut command).spawn().unwrap()).await
     }
 
     async fn image(&self) -> Value {
@@ -194,4 +203,58 @@ async fn bad_input_gets_its_error_with_nothing_changed() {
     assert_eq!((output.code, &json(&output.stderr)["error"]["kind"]), (1, &json!("Refused")), "{output:?}");
     assert!(output.stderr.contains("does not render") && output.stderr.contains("absent.yaml"), "{output:?}");
     assert_eq!(world.image().await, "app:5");
+}
+
+#[tokio::test]
+async fn a_run_of_an_environment_killed_at_any_moment_is_finished_by_resuming_it() {
+    let seed =
+        std::env::var("ROLLBACK_TEST_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
+    println!("ROLLBACK_TEST_SEED={seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let world = World::new().await;
+    let values = async || -> BTreeSet<String> {
+        let maps = world.namespace.list("ConfigMap", "").await;
+        let maps = maps.iter().filter(|map| map["metadata"]["name"].as_str().unwrap().starts_with("many-"));
+        maps.map(|map| map["data"]["value"].as_str().unwrap().to_owned()).collect()
+    };
+    for tag in ["v2.0.0", "v2.1.0"] {
+        let many =
+            (0..30).map(|n| objects::config_map(&format!("many-{n}"), &json!({"value": tag})).to_string());
+        world.repo.write(&format!("{STAGING}/all.yaml"), many.collect::<Vec<_>>().join("\n---\n"));
+        world.repo.commit(tag);
+        world.repo.git(&["tag", tag]);
+        world.call(&["undo", ENVIRONMENT, "--to-revision", tag, "--yes"]).await.ok();
+    }
+    let mut cut = 0;
+    for (round, tag) in ["v2.0.0", "v2.1.0", "v2.0.0", "v2.1.0"].into_iter().enumerate() {
+        let journal = Journal::new();
+        for call in 0.. {
+            let runs = journal.runs().await;
+            let (args, is_undo): (&[&str], bool) = match runs.as_slice() {
+                [] => (&["undo", ENVIRONMENT, "--to-revision", tag, "--yes"], true),
+                [run] if run["outcome"] == "Completed" => break,
+                [_] => (&["resume"], false),
+                several => panic!("{several:?}"),
+            };
+            cut += usize::from(!is_undo);
+            let folder = world.repo.path().to_str().unwrap();
+            let flags: &[&str] =
+                if is_undo { &["--repo", folder, "-n", world.namespace.name()] } else { &[] };
+            let mut command = journal.command(Testbed::shared().await.kubeconfig(), &[args, flags].concat());
+            let mut child = with_kustomize(&mut command).spawn().unwrap();
+            if call < 3 {
+                let time = std::time::Duration::from_millis(random.u64(100..1500));
+                if tokio::time::timeout(time, child.wait()).await.is_err() {
+                    child.kill().await.unwrap();
+                }
+            } else {
+                let output = finish(child).await;
+                assert_eq!(output.code, 0, "{args:?}: {output:?}");
+            }
+        }
+        assert_eq!(values().await, BTreeSet::from([tag.to_owned()]), "round {round}, seed {seed}");
+        let status = world.call(&["status", ENVIRONMENT]).await.ok();
+        assert!(status.contains(tag), "{status}");
+    }
+    println!("{cut} resumptions");
 }

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rollback_core::{Change, Disposition, Error, ErrorKind, Position, Result, StepContext};
-use rollback_k8s::backend::{conflict, field_conflicts};
+use rollback_k8s::backend::{FieldConflict, conflict, field_conflicts};
 use rollback_k8s::json;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -31,6 +31,8 @@ const ATTEMPTS: usize = 5;
 /// What is to be written of one object: the configuration, or none where it is to go.
 struct Due<'a> {
     key: &'a Key,
+    /// What it was when it was planned.
+    from: Option<&'a Object>,
     object: &'a Object,
     configuration: Option<Value>,
     scaled: bool,
@@ -172,7 +174,13 @@ impl KustomizeEnvironment {
         for (key, from, to) in open {
             let Some(object) = to else {
                 if !is_never_pruned(key) {
-                    due.extend(from.map(|object| Due { key, object, configuration: None, scaled: false }));
+                    due.extend(from.map(|object| Due {
+                        key,
+                        from,
+                        object,
+                        configuration: None,
+                        scaled: false,
+                    }));
                 }
                 continue;
             };
@@ -193,7 +201,7 @@ impl KustomizeEnvironment {
                 continue;
             }
             let scaled = is_scaled(&scaled, key);
-            due.push(Due { key, object, configuration: Some(config), scaled });
+            due.push(Due { key, from, object, configuration: Some(config), scaled });
         }
         Ok(due)
     }
@@ -262,32 +270,45 @@ impl KustomizeEnvironment {
     async fn write(&self, cx: &StepContext, due: &Due<'_>, live: Option<&Value>, forced: bool) -> Result<()> {
         let Some(config) = &due.configuration else { return Ok(()) };
         let path = due.object.spot(due.key).path(due.key);
-        let mut live = live.cloned();
-        if live.as_ref().is_some_and(is_dying) {
+        if live.is_some_and(is_dying) {
             self.gone(cx, due.key, &path).await?;
-            live = None;
         }
-        for _ in 0..ATTEMPTS {
+        let configure = |live: Option<&Value>| {
+            if let (Some(from), Some(to)) =
+                (mismatch(due.key, due.from, live), mismatch(due.key, Some(due.object), live))
+            {
+                let what = format!("{} ({from}, {to})", due.key);
+                return Err(live.map_or_else(
+                    || Error::new(ErrorKind::Conflict, what.clone()),
+                    |live| conflict(live, &what),
+                ));
+            }
             let mut config = config.clone();
             if due.scaled {
-                keep_replicas(&mut config, live.as_ref());
+                keep_replicas(&mut config, live);
             }
+            Ok(config)
+        };
+        let what = format!("applying {}", due.key);
+        for _ in 0..ATTEMPTS {
             // Nobody's word is taken over an autoscaler's.
             let force = forced && !due.scaled;
-            match self.cluster.apply(cx, &self.id, (&path, &config), force).await {
+            let error = match self.cluster.apply(cx, &self.id, (&path, &what), force, configure).await {
                 Ok(_) => return Ok(()),
-                Err(e) if due.scaled && !field_conflicts(&e).is_empty() => {
-                    let others = field_conflicts(&e);
-                    if others.iter().any(|other| other.field != ".spec.replicas") && !forced {
-                        return Err(e);
-                    }
-                    if others.iter().all(|other| other.field != ".spec.replicas") {
-                        config["spec"].as_object_mut().map(|spec| spec.remove("replicas"));
-                        return self.cluster.apply(cx, &self.id, (&path, &config), true).await.map(drop);
-                    }
-                    live = Some(self.cluster.get(&path, &format!("reading {}", due.key)).await?);
-                }
-                Err(e) => return Err(e),
+                Err(error) => error,
+            };
+            let others = field_conflicts(&error);
+            let is_scaler = |other: &FieldConflict| other.field == ".spec.replicas";
+            if !due.scaled || others.is_empty() || (!forced && !others.iter().all(is_scaler)) {
+                return Err(error);
+            }
+            if !others.iter().any(is_scaler) {
+                let without = |live: Option<&Value>| {
+                    let mut config = configure(live)?;
+                    config["spec"].as_object_mut().and_then(|spec| spec.remove("replicas"));
+                    Ok(config)
+                };
+                return self.cluster.apply(cx, &self.id, (&path, &what), true, without).await.map(drop);
             }
         }
         let message = format!("{}: an autoscaler goes on changing its replicas", due.key);

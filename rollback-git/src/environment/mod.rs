@@ -177,6 +177,11 @@ impl KustomizeEnvironment {
         self
     }
 
+    /// The namespace in which the environment of a change is pinned: where its lease belongs, too.
+    pub fn namespace_of(change: &Change) -> Option<String> {
+        Ends::of(change).ok()?.to.home
+    }
+
     fn own(&self, error: Error) -> Error {
         error.with_component(&self.id)
     }
