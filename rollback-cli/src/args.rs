@@ -204,7 +204,7 @@ pub(crate) struct UndoArgs {
         value_name = "FILE",
         conflicts_with_all =
             ["components", "to_revision", "last_good", "as_of", "compat", "declarative", "gitops", "uri_only", "artifact_check",
-             "force", "on_failure", "to_path", "prune", "include_crds", "only", "exclude", "conflicts"]
+             "force", "on_failure", "to_path", "prune", "include_crds", "only", "exclude", "replace", "conflicts"]
     )]
     pub(crate) plan: Option<PathBuf>,
     /// Stop after the server accepted a dry run; nothing is changed
@@ -291,6 +291,10 @@ pub(crate) struct TargetArgs {
     /// Of an environment, leave these objects as they are: KIND/NAME or LABEL=VALUE; may be repeated
     #[arg(long, value_name = "PICK")]
     pub(crate) exclude: Vec<Pick>,
+    /// Of an environment, delete and create again these objects where the server refuses to change them: KIND/NAME or
+    /// LABEL=VALUE; may be repeated
+    #[arg(long, value_name = "PICK")]
+    pub(crate) replace: Vec<Pick>,
     /// Of an environment, what to do with fields that somebody else owns
     #[arg(long, value_name = "POLICY", default_value = "keep")]
     pub(crate) conflicts: Conflicts,
@@ -310,6 +314,7 @@ impl TargetArgs {
             || self.include_crds
             || !self.only.is_empty()
             || !self.exclude.is_empty()
+            || !self.replace.is_empty()
             || self.conflicts != Conflicts::Keep
     }
 }

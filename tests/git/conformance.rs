@@ -1,5 +1,6 @@
 //! An environment keeps every promise of a component, on the real API server and with the real kustomize.
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,7 +16,26 @@ use crate::world::Repo;
 
 const PASSWORD: &str = "correct-horse-battery-staple";
 
-pub(crate) struct World {
+/// What the environment of a world holds.
+pub(crate) trait Shape: Send + Sync + 'static {
+    /// Whether it holds a workload and a Secret, and not settings alone.
+    const WHOLE: bool;
+}
+
+pub(crate) struct Whole;
+/// For what takes many worlds.
+pub(crate) struct Settings;
+
+impl Shape for Whole {
+    const WHOLE: bool = true;
+}
+
+impl Shape for Settings {
+    const WHOLE: bool = false;
+}
+
+pub(crate) struct World<S> {
+    shape: PhantomData<S>,
     repo: Repo,
     namespace: Namespace,
     proxy: FaultProxy,
@@ -37,7 +57,7 @@ async fn content(namespace: &Namespace) -> Value {
     seen
 }
 
-impl World {
+impl<S: Shape> World<S> {
     /// A path of its own, since environments of one path are one component.
     fn path(namespace: &str) -> String {
         format!("infra/environments/{namespace}")
@@ -50,12 +70,15 @@ impl World {
         web["spec"]["template"]["spec"]["containers"][0]["env"] =
             json!([{"name": "DB_PASSWORD", "value": PASSWORD}]);
         let mut all = vec![
-            web,
             objects::config_map("settings", &json!({"image": image})),
+            web,
             json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "login"},
                 "stringData": {"password": PASSWORD, "for": image}}),
             objects::config_map("same", &json!({"a": "1"})),
         ];
+        if !S::WHOLE {
+            all.truncate(1);
+        }
         all.extend(more.iter().cloned());
         let text: Vec<_> = all.iter().map(Value::to_string).collect();
         let path = Self::path(namespace);
@@ -75,7 +98,7 @@ impl World {
 }
 
 #[async_trait]
-impl Fixture for World {
+impl<S: Shape> Fixture for World<S> {
     async fn new() -> Self {
         let testbed = Testbed::shared().await;
         let namespace = testbed.namespace("environment").await;
@@ -92,8 +115,14 @@ impl Fixture for World {
         let cluster = connect(testbed.kubeconfig()).await;
         let component = environment(&cluster, &repo, &Self::path(namespace.name()), |_| {});
         let mut older = Value::Null;
-        for tag in ["v1.0.0", "v1.2.0"] {
-            let target = Target::Revision(tag.into());
+        let tags: &[&str] = if S::WHOLE { &["v1.0.0", "v1.2.0"] } else { &["v1.2.0"] };
+        if !S::WHOLE {
+            older = content(&namespace).await;
+            older["ConfigMap/settings"] = json!({"image": "app:1"});
+            older["ConfigMap/added"] = json!({"b": "2"});
+        }
+        for tag in tags {
+            let target = Target::Revision((*tag).into());
             for change in component.prepare(&target).await.unwrap() {
                 let cx = StepContext::new(RunId::random(), StepId::new("deploy"), Duration::from_secs(60));
                 component.apply(&cx, &change).await.unwrap();
@@ -105,7 +134,7 @@ impl Fixture for World {
             }
         }
         let proxy = testbed.proxy().await;
-        Self { repo, namespace, proxy, writes: AtomicU64::new(0), older }
+        Self { shape: PhantomData, repo, namespace, proxy, writes: AtomicU64::new(0), older }
     }
 
     async fn component(&self) -> Arc<dyn Rollbackable> {
@@ -127,7 +156,7 @@ impl Fixture for World {
     }
 
     async fn edit_touched(&self) -> Option<()> {
-        self.namespace.patch("Deployment", "web", &objects::image_patch("app:elsewhere")).await;
+        self.namespace.merge("ConfigMap", "settings", &json!({"data": {"image": "elsewhere"}})).await;
         Some(())
     }
 
@@ -184,4 +213,5 @@ impl Fixture for World {
     }
 }
 
-rollback_testkit::conformance!(World);
+type Env = World<Whole>;
+rollback_testkit::conformance!(Env);

@@ -281,6 +281,14 @@ async fn what_the_server_refuses_is_told_at_once_and_nothing_is_changed() {
     assert!(error.hint().unwrap().contains("--exclude"), "{error:?}");
     assert_eq!(world.namespace.get("ConfigMap", "a").await["data"]["value"], "2");
 
+    // Where that is asked for, they give way to others.
+    let component = world.component(|options| {
+        options.replace = vec!["service/web".parse().unwrap(), "job/migrate".parse().unwrap()]
+    });
+    let changes = component.await.prepare(&Target::Revision("v1.0.0".into())).await.unwrap();
+    assert!(warnings(&changes).contains("is deleted and created again"), "{changes:?}");
+    assert!(changes[0].irreversible.is_some());
+
     // Without them the rest can go, and the pin does not move.
     let component = world.component(|options| {
         options.exclude = vec!["service/web".parse().unwrap(), "Job/migrate".parse().unwrap()];
@@ -291,6 +299,18 @@ async fn what_the_server_refuses_is_told_at_once_and_nothing_is_changed() {
     assert_eq!(run(&component, Target::Revision("v1.0.0".into())).await.outcome, Outcome::Completed);
     assert_eq!(world.namespace.get("ConfigMap", "a").await["data"]["value"], "1");
     assert_eq!(world.current().await, "v1.1.0", "two of three objects are as there");
+
+    let before = world.namespace.get("Service", "web").await["metadata"]["uid"].clone();
+    let component = world.component(|options| {
+        options.replace = vec!["service/web".parse().unwrap(), "job/migrate".parse().unwrap()];
+    });
+    let report = run(&component.await, Target::Revision("v1.0.0".into())).await;
+    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+    let after = world.namespace.get("Service", "web").await;
+    assert_eq!(after["spec"]["clusterIP"], "None");
+    assert_ne!(after["metadata"]["uid"], before);
+    let job = world.namespace.get("Job", "migrate").await;
+    assert_eq!(job["spec"]["template"]["spec"]["containers"][0]["image"], "app:1");
 }
 
 #[tokio::test]

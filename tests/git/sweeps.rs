@@ -2,4 +2,7 @@
 
 use rollback_testkit::sweeps::InMemory;
 
-rollback_testkit::sweeps!(crate::conformance::World, InMemory);
+use crate::conformance::{Settings, World};
+
+type Env = World<Settings>;
+rollback_testkit::sweeps!(Env, InMemory);

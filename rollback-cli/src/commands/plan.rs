@@ -57,7 +57,7 @@ pub(crate) async fn make(
     let is_environment = |kind: &naming::Kind| matches!(kind, naming::Kind::Environment(_));
     if target.is_of_environments() && !steps.iter().any(|step| is_environment(&step.component.kind)) {
         return Err(session::usage(
-            "--to-path, --prune, --include-crds, --only, --exclude and --conflicts are for environments",
+            "--to-path, --prune, --include-crds, --only, --exclude, --replace and --conflicts are for environments",
         ));
     }
     let servers = Servers::default();
@@ -176,6 +176,7 @@ fn settings(target: &TargetArgs, kept: &Kept) -> Settings {
     environment.include_crds = target.include_crds;
     environment.only.clone_from(&target.only);
     environment.exclude.clone_from(&target.exclude);
+    environment.replace.clone_from(&target.replace);
     environment.force_conflicts = target.conflicts == args::Conflicts::Force;
     Settings {
         environment,

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use rollback_core::{Change, Disposition, Error, ErrorKind, Position, Result, StepContext};
+use rollback_core::{Change, Disposition, Error, ErrorKind, Fingerprint, Position, Result, StepContext};
 use rollback_k8s::backend::{FieldConflict, conflict, field_conflicts};
 use rollback_k8s::json;
 use serde_json::{Value, json};
@@ -255,6 +255,9 @@ impl KustomizeEnvironment {
         let Some(config) = due.configuration.clone() else { return Ok(None) };
         let spot = due.object.spot(due.key);
         let is_served = self.cluster.served(&spot.api_version, &due.key.kind).await?.is_some();
+        if due.object.replaces.is_some() {
+            return Ok(None);
+        }
         let wanted = Wanted { object: Value::Null, spot, is_served };
         Ok(match self.preview(due.key, &wanted, config, live, due.scaled).await? {
             Preview::Refused(error) => Some((due.key.clone(), error)),
@@ -270,12 +273,18 @@ impl KustomizeEnvironment {
     async fn write(&self, cx: &StepContext, due: &Due<'_>, live: Option<&Value>, forced: bool) -> Result<()> {
         let Some(config) = &due.configuration else { return Ok(()) };
         let path = due.object.spot(due.key).path(due.key);
-        if live.is_some_and(is_dying) {
+        let gives_way = |live: &&Value| due.object.replaces == Some(Fingerprint::of(&json!(json::uid(live))));
+        if live.is_some_and(|live| gives_way(&live)) {
+            self.delete(cx, due, live).await?;
+            self.gone(cx, due.key, &path).await?;
+        } else if live.is_some_and(is_dying) {
             self.gone(cx, due.key, &path).await?;
         }
         let configure = |live: Option<&Value>| {
-            if let (Some(from), Some(to)) =
-                (mismatch(due.key, due.from, live), mismatch(due.key, Some(due.object), live))
+            let is_gone = due.object.replaces.is_some() && live.is_none();
+            if !is_gone
+                && let (Some(from), Some(to)) =
+                    (mismatch(due.key, due.from, live), mismatch(due.key, Some(due.object), live))
             {
                 let what = format!("{} ({from}, {to})", due.key);
                 return Err(live.map_or_else(

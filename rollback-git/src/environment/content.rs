@@ -68,6 +68,9 @@ pub(crate) struct Object {
     /// its values, and stays in the cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) uid: Option<Fingerprint>,
+    /// A hash of the UID of the object in whose place another is created.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) replaces: Option<Fingerprint>,
     /// Hashes of the values that the change touches, by JSON pointer, with whatever else will do; none of what is
     /// absent. No values at all where they cannot be known beforehand: then it is enough that the object is there.
     pub(crate) values: BTreeMap<String, Vec<Option<Fingerprint>>>,
@@ -150,7 +153,10 @@ impl Ends {
         let mut parts = Vec::new();
         for (key, from, to) in self.objects() {
             let live = live.get(key);
-            let (from, to) = (mismatch(key, from, live), mismatch(key, to, live));
+            // Between the old object and the new one there is none.
+            let is_gone = to.is_some_and(|to| to.replaces.is_some()) && live.is_none_or(is_dying);
+            let from = mismatch(key, from, live).filter(|_| !is_gone);
+            let to = mismatch(key, to, live);
             let name = match (&from, &to) {
                 (Some(from), Some(_)) => format!("{key} ({from})"),
                 _ => key.to_string(),
@@ -178,6 +184,9 @@ pub(crate) fn mismatch(key: &Key, wanted: Option<&Object>, live: Option<&Value>)
             let uid = json::uid(live);
             if wanted.uid.as_ref().is_some_and(|wanted| *wanted != Fingerprint::of(&json!(uid))) {
                 return Some("another object of the same name".to_owned());
+            }
+            if wanted.replaces == Some(Fingerprint::of(&json!(uid))) {
+                return Some("it is not replaced".to_owned());
             }
             let key = if wanted.uid.is_some() { uid } else { "" };
             let differs = |(path, wanted): (&String, &Vec<Option<Fingerprint>>)| {

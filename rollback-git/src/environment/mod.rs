@@ -55,6 +55,9 @@ pub struct EnvironmentOptions {
     pub only: Vec<Pick>,
     /// The objects that it leaves out.
     pub exclude: Vec<Pick>,
+    /// The objects that are deleted and created again where the server refuses to change them. Such a change has no way
+    /// back.
+    pub replace: Vec<Pick>,
     /// Whether fields are set that others own. Default: they are kept, and the plan says so.
     pub force_conflicts: bool,
     /// What to do with objects that a controller would take back.
@@ -77,6 +80,7 @@ impl Default for EnvironmentOptions {
             include_crds: false,
             only: Vec::new(),
             exclude: Vec::new(),
+            replace: Vec::new(),
             force_conflicts: false,
             gitops: GitOps::default(),
             contested_soak: Duration::from_secs(120),

@@ -228,6 +228,9 @@ impl KustomizeEnvironment {
             };
             ComponentId::new(&kind, key.namespace.as_deref(), &key.name).ok()
         };
+        let is_replaced =
+            |object: &Option<Object>| object.as_ref().is_some_and(|object| object.replaces.is_some());
+        let replaced = to.objects.iter().find(|(_, object)| is_replaced(object)).map(|(key, _)| key);
         Ok(Change {
             component: self.id.clone(),
             realm: rollback_core::Rollbackable::realm(self).await?,
@@ -238,7 +241,7 @@ impl KustomizeEnvironment {
             diff,
             warnings,
             touches: to.objects.keys().filter_map(workload).collect(),
-            irreversible: None,
+            irreversible: replaced.map(|key| format!("{key} is replaced by another object")),
             passage: Passage::default(),
             hint: None,
         })
@@ -349,7 +352,12 @@ impl KustomizeEnvironment {
         let scaled = is_scaled(&context.scaled, key);
         let config = configuration(&wanted.object, drift, &[], &context.to_marks);
         let (result, conflicts) = match self.preview(key, wanted, config, live, scaled).await? {
-            Preview::Refused(error) => return Ok(Err((key.clone(), error))),
+            Preview::Refused(error) => {
+                let old =
+                    live.filter(|_| self.options.replace.iter().any(|pick| pick.picks(key, &wanted.object)));
+                let Some(old) = old else { return Ok(Err((key.clone(), error))) };
+                return Ok(Ok(replaced(key, wanted, old, drift)));
+            }
             Preview::Unproven(why) => {
                 notes.push(format!("{key} is not proven before it is written: {why}"));
                 (None, Vec::new())
@@ -363,6 +371,7 @@ impl KustomizeEnvironment {
             api_version: wanted.spot.api_version.clone(),
             plural: wanted.spot.served.plural().to_owned(),
             uid: None,
+            replaces: None,
             values: BTreeMap::new(),
             drift: drift.cloned(),
             kept: conflicts.into_iter().map(|conflict| conflict.field).collect(),
@@ -575,6 +584,7 @@ impl KustomizeEnvironment {
                 api_version: wanted.spot.api_version.clone(),
                 plural: wanted.spot.served.plural().to_owned(),
                 uid: None,
+                replaces: None,
                 values: BTreeMap::new(),
                 drift: None,
                 kept: Vec::new(),
@@ -617,6 +627,27 @@ impl KustomizeEnvironment {
         }
         Ok(all)
     }
+}
+
+/// An object that gives way to another of its name.
+fn replaced(key: &Key, wanted: &Wanted, old: &Value, drift: Option<&Value>) -> Outcome {
+    let uid = Some(Fingerprint::of(&json!(json::uid(old))));
+    let to = Object {
+        api_version: wanted.spot.api_version.clone(),
+        plural: wanted.spot.served.plural().to_owned(),
+        uid: None,
+        replaces: uid.clone(),
+        values: BTreeMap::new(),
+        drift: drift.cloned(),
+        kept: Vec::new(),
+    };
+    let from = Object { uid, replaces: None, drift: None, ..to.clone() };
+    let diff =
+        vec![FieldChange { path: path_of(key), from: Some(json!("present")), to: Some(json!("replaced")) }];
+    let notes = vec![format!(
+        "{key} is deleted and created again, and there is no way back to the one that is there"
+    )];
+    Outcome { key: key.clone(), ends: Some((Some(from), to)), diff, notes }
 }
 
 const TOKEN: &str = "kubernetes.io/service-account-token";
@@ -753,7 +784,7 @@ pub(super) fn refusal(refused: Vec<(Key, Error)>) -> Result<()> {
     let message = format!("the server refuses {} of the objects: {}", refused.len(), told.join("; "));
     let error = Error::new(kind, message);
     Err(if is_immutable {
-        error.with_hint("a field that cannot be changed takes another object: delete this one first, or leave it out with --exclude KIND/NAME")
+        error.with_hint("a field that cannot be changed takes another object: have it deleted and created again with --replace KIND/NAME, or leave it out with --exclude KIND/NAME")
     } else {
         error.with_hint(
             hint.unwrap_or_else(|| {
