@@ -282,7 +282,7 @@ pub(crate) struct TargetArgs {
     /// Of an environment, delete what the target does not have, last and only once the rest has settled
     #[arg(long)]
     pub(crate) prune: bool,
-    /// Of an environment, also take back CustomResourceDefinitions, with what that may mean for their objects
+    /// Of an environment, also take back definitions of custom resources, with what that may mean for their objects
     #[arg(long)]
     pub(crate) include_crds: bool,
     /// Of an environment, return these objects alone: KIND/NAME or LABEL=VALUE; may be repeated

@@ -20,7 +20,7 @@ pub(crate) enum Part {
     Workload(Workload),
     Service(InferenceService),
     Model(Model),
-    Environment(Environment),
+    Environment(Box<Environment>),
 }
 
 /// An environment, with what leads to it again.
@@ -189,7 +189,7 @@ impl Servers {
                     options.tags.clone_from(tags);
                 }
                 let made = environment(cluster, repository, &name.name, options).await;
-                made.map(Part::Environment).map_err(Failure::setup)
+                made.map(|environment| Part::Environment(Box::new(environment))).map_err(Failure::setup)
             }
             Kind::Model(at) => {
                 let at = pointer(app, &name.written, at.as_deref())?;

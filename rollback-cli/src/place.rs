@@ -151,7 +151,7 @@ pub(crate) fn locators(
         (Part::Workload(_) | Part::Service(_), Some(cluster)) => {
             Some(Place::Workload { kubernetes: here(app, cluster, None), options: options.into() })
         }
-        (Part::Workload(_) | Part::Service(_), None) => None,
+        (Part::Workload(_) | Part::Service(_) | Part::Environment(_), None) => None,
         (Part::Model(model), _) => Some(Place::Model { mlflow: model.into() }),
         (Part::Environment(environment), Some(cluster)) => Some(Place::Environment {
             kubernetes: here(app, cluster, None),
@@ -165,7 +165,6 @@ pub(crate) fn locators(
                 },
             },
         }),
-        (Part::Environment(_), None) => None,
     };
     parts.iter().filter_map(|part| Some(locator(part.id(), &place(part)?))).collect()
 }
@@ -295,7 +294,7 @@ pub(crate) async fn rebuild(app: &App, known: &[Locator], plan: Plan) -> Result<
                 let environment = environment.clone();
                 let part = rebuild_environment(app, cluster, &environment).await?;
                 let kubernetes = here(app, cluster, known);
-                (Part::Environment(part), Place::Environment { kubernetes, environment })
+                (Part::Environment(Box::new(part)), Place::Environment { kubernetes, environment })
             }
             (place, Some(cluster)) => {
                 let options = match place {

@@ -37,14 +37,12 @@ fn state(repository: &git2::Repository, commit: &Commit, path: &Path) -> Result<
         let (id, kind) = if path.as_os_str().is_empty() {
             (root.id(), Some(ObjectType::Tree))
         } else {
-            match root.get_path(&path) {
-                Ok(entry) => (entry.id(), entry.kind()),
+            let Ok(entry) = root.get_path(&path) else {
                 // What is missing is part of the state, too.
-                Err(_) => {
-                    parts.insert(path, String::new());
-                    continue;
-                }
-            }
+                parts.insert(path, String::new());
+                continue;
+            };
+            (entry.id(), entry.kind())
         };
         parts.insert(path.clone(), id.to_string());
         if kind == Some(ObjectType::Tree) {

@@ -41,10 +41,10 @@ async fn case(seed: u64) -> usize {
     apply(&ours, &alone, "v1.0.0", &[]).await;
     for namespace in [&ours.namespace, &theirs] {
         // Deployed over the older one, or as it is.
-        if seed % 2 == 0 {
+        if seed.is_multiple_of(2) {
             apply(&ours, namespace, "v1.0.0", &[]).await;
         }
-        let how: &[&str] = if seed % 3 == 0 { &["--server-side", "--force-conflicts"] } else { &[] };
+        let how: &[&str] = if seed.is_multiple_of(3) { &["--server-side", "--force-conflicts"] } else { &[] };
         apply(&ours, namespace, "v1.1.0", how).await;
     }
     if seed % 4 == 1 {

@@ -199,12 +199,12 @@ async fn replicas_under_an_autoscaler_are_never_lowered() {
                     "{}/scale?fieldManager=kube-controller-manager",
                     world.namespace.path("Deployment", "web")
                 );
-                let patch = json!({"spec": {"replicas": 20}});
+                let wanted = json!({"spec": {"replicas": 20}});
                 let sent = world.namespace.request(
                     http::Method::PATCH,
                     &path,
                     "application/merge-patch+json",
-                    patch,
+                    wanted,
                 );
                 sent.await.unwrap();
             } else {
@@ -283,7 +283,7 @@ async fn what_the_server_refuses_is_told_at_once_and_nothing_is_changed() {
 
     // Where that is asked for, they give way to others.
     let component = world.component(|options| {
-        options.replace = vec!["service/web".parse().unwrap(), "job/migrate".parse().unwrap()]
+        options.replace = vec!["service/web".parse().unwrap(), "job/migrate".parse().unwrap()];
     });
     let changes = component.await.prepare(&Target::Revision("v1.0.0".into())).await.unwrap();
     assert!(warnings(&changes).contains("is deleted and created again"), "{changes:?}");

@@ -88,7 +88,10 @@ async fn an_environment_goes_back_to_an_older_tag_and_forth_again() {
     let plan = json(&plan);
     let steps = plan["steps"].as_array().unwrap();
     let ends: Vec<_> = steps.iter().map(|step| (step["from"].clone(), step["to"].clone())).collect();
-    assert_eq!(ends, [(json!("v1.5.0"), json!("v1.4.0")), (json!("v1.4.0"), json!("v1.4.0"))]);
+    assert_eq!(
+        ends,
+        [(json!("v1.5.0"), json!("v1.4.0, not pruned")), (json!("v1.4.0, not pruned"), json!("v1.4.0"))]
+    );
     let path = format!("/Deployment/{}/web/spec/template/spec/containers/app/image", world.namespace.name());
     let change =
         steps[0]["changes"].as_array().unwrap().iter().find(|change| change["path"] == path.as_str());
@@ -165,7 +168,7 @@ async fn bad_input_gets_its_error_with_nothing_changed() {
             "NotFound",
             "no folder at commit",
         ),
-        (&["plan", "environment/absent", "--repo", repo], 1, "NotFound", "matches no tag"),
+        (&["plan", "environment/absent", "--repo", repo], 1, "NotFound", "no tag that matches"),
         (&["plan", ENVIRONMENT, "--repo", nowhere], 2, "InvalidConfig", "not in a git repository"),
         (&["plan", "environment/../up", "--repo", repo], 2, "InvalidConfig", "not a path inside"),
         (&["plan", "environment/", "--repo", repo], 2, "InvalidConfig", "write environment/PATH"),

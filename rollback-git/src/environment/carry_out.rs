@@ -13,8 +13,8 @@ use tokio::time::{Instant, sleep};
 
 use super::content::{Content, Ends, Object, is_dying, is_never_pruned, mismatch};
 use super::key::Key;
+use super::outcome::{Preview, refusal};
 use super::pin::Parent;
-use super::prepare::{Preview, refusal};
 use super::wanted::{
     self, DEFINITIONS, Marks, Wanted, configuration, covers, is_scaled, keep_replicas, wave,
     with_encoded_data,
@@ -66,7 +66,7 @@ impl KustomizeEnvironment {
         let position = ends.position(&live, pin.as_ref().and_then(super::pin::pin_of).as_ref());
         match &position {
             Position::To => return Ok(()),
-            Position::Elsewhere(what) => return Err(self.elsewhere(&ends, &live, what)),
+            Position::Elsewhere(what) => return Err(elsewhere(&ends, &live, what)),
             Position::From | Position::Between => {}
         }
         let parent = self.parent_of(&ends);
@@ -120,24 +120,12 @@ impl KustomizeEnvironment {
             if let Position::Elsewhere(what) =
                 ends.position(&live, pin.as_ref().and_then(super::pin::pin_of).as_ref())
             {
-                return Err(self.elsewhere(&ends, &live, &what));
+                return Err(elsewhere(&ends, &live, &what));
             }
             let due = self.due(&ends, &live, self.parent_of(&ends).as_ref()).await?;
             self.try_first(&due, &live, ends.to.forced).await
         };
         dry.await.map_err(|e| self.own(e))
-    }
-
-    fn elsewhere(&self, ends: &Ends, live: &BTreeMap<Key, Value>, what: &str) -> Error {
-        let strange = ends.objects().find_map(|(key, from, to)| {
-            let live = live.get(key);
-            mismatch(key, from, live).and(mismatch(key, to, live)).and(live)
-        });
-        match strange {
-            Some(live) => conflict(live, what),
-            None => Error::new(ErrorKind::Conflict, format!("changed since it was planned: {what}"))
-                .with_hint("see what changed, then plan again"),
-        }
     }
 
     /// What of the change is not made yet.
@@ -243,7 +231,7 @@ impl KustomizeEnvironment {
         for tried in together(AT_ONCE, tries).await {
             refused.extend(tried?);
         }
-        refusal(refused)
+        refusal(&refused)
     }
 
     async fn try_one(
@@ -302,10 +290,8 @@ impl KustomizeEnvironment {
         for _ in 0..ATTEMPTS {
             // Nobody's word is taken over an autoscaler's.
             let force = forced && !due.scaled;
-            let error = match self.cluster.apply(cx, &self.id, (&path, &what), force, configure).await {
-                Ok(_) => return Ok(()),
-                Err(error) => error,
-            };
+            let applied = self.cluster.apply(cx, &self.id, (&path, &what), force, configure).await;
+            let Err(error) = applied else { return Ok(()) };
             let others = field_conflicts(&error);
             let is_scaler = |other: &FieldConflict| other.field == ".spec.replicas";
             if !due.scaled || others.is_empty() || (!forced && !others.iter().all(is_scaler)) {
@@ -375,6 +361,19 @@ impl KustomizeEnvironment {
             () = sleep(LOOK) => Ok(()),
             () = cx.cancelled() => Err(Error::new(ErrorKind::Cancelled, format!("stopped while {why}"))),
         }
+    }
+}
+
+/// That something is not what the plan began from.
+fn elsewhere(ends: &Ends, live: &BTreeMap<Key, Value>, what: &str) -> Error {
+    let strange = ends.objects().find_map(|(key, from, to)| {
+        let live = live.get(key);
+        mismatch(key, from, live).and(mismatch(key, to, live)).and(live)
+    });
+    match strange {
+        Some(live) => conflict(live, what),
+        None => Error::new(ErrorKind::Conflict, format!("changed since it was planned: {what}"))
+            .with_hint("see what changed, then plan again"),
     }
 }
 

@@ -123,7 +123,7 @@ impl Content {
     pub(crate) fn snapshot(&self) -> Snapshot {
         let short = self.commit.get(..12).unwrap_or(&self.commit);
         Snapshot {
-            id: self.revision.clone(),
+            id: format!("{}{}", self.revision, if self.unpruned { ", not pruned" } else { "" }),
             fingerprint: self.fingerprint(),
             summary: format!("{} at {short}", self.path),
             content: serde_json::to_value(self).unwrap_or_default(),

@@ -19,7 +19,7 @@ pub(crate) struct Key {
 }
 
 impl Key {
-    /// The kind with its group, as the ApplySet conventions write it.
+    /// The kind with its group, as the `ApplySet` conventions write it.
     pub(crate) fn group_kind(&self) -> String {
         if self.group.is_empty() { self.kind.clone() } else { format!("{}.{}", self.kind, self.group) }
     }

@@ -4,8 +4,10 @@ mod carry_out;
 mod content;
 mod health;
 mod key;
+mod outcome;
 mod pin;
 mod prepare;
+mod prune;
 mod standing;
 mod verify;
 mod wanted;
@@ -199,16 +201,15 @@ impl KustomizeEnvironment {
     async fn side(&self, name: &str, commit: &Commit, path: &Path, lenient: bool) -> Result<Side> {
         let files = self.repository.state(commit, path).await?;
         let known = self.rendered.lock().unwrap_or_else(PoisonError::into_inner).get(&files).cloned();
-        let rendering = match known {
-            Some(rendering) => rendering,
-            None => {
-                let folder = self.repository.materialize(commit, path, self.options.limits).await?;
-                let rendering = self.renderer.render(&folder).await;
-                let rendering = Arc::new(rendering.map_err(|e| e.with_context("revision", name))?);
-                let mut all = self.rendered.lock().unwrap_or_else(PoisonError::into_inner);
-                all.insert(files.clone(), rendering.clone());
-                rendering
-            }
+        let rendering = if let Some(rendering) = known {
+            rendering
+        } else {
+            let folder = self.repository.materialize(commit, path, self.options.limits).await?;
+            let rendering = self.renderer.render(&folder).await;
+            let rendering = Arc::new(rendering.map_err(|e| e.with_context("revision", name))?);
+            let mut all = self.rendered.lock().unwrap_or_else(PoisonError::into_inner);
+            all.insert(files.clone(), rendering.clone());
+            rendering
         };
         let objects = wanted::by_key(&self.cluster, &rendering.objects, self.namespace(), lenient).await?;
         Ok(Side {

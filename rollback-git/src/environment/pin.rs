@@ -1,4 +1,4 @@
-//! The pin: a `ConfigMap` in the cluster that says which revision was applied. It is the parent of an ApplySet
+//! The pin: a `ConfigMap` in the cluster that says which revision was applied. It is the parent of an `ApplySet`
 //! (KEP-3659), so that whoever knows these conventions finds the objects of the environment.
 
 use std::collections::BTreeSet;
@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::key::Key;
 
-/// The label by which an object says to which ApplySet it belongs.
+/// The label by which an object says to which `ApplySet` it belongs.
 pub(crate) const PART_OF: &str = "applyset.kubernetes.io/part-of";
 
 const ID: &str = "applyset.kubernetes.io/id";
@@ -51,7 +51,7 @@ impl Parent {
         Self { namespace: namespace.to_owned(), name }
     }
 
-    /// The id of the ApplySet: a hash of where its parent is.
+    /// The id of the `ApplySet`: a hash of where its parent is.
     pub(crate) fn id(&self) -> String {
         let text = format!("{}.{}.ConfigMap.", self.name, self.namespace);
         format!("applyset-{}-v1", URL_SAFE_NO_PAD.encode(Sha256::digest(text)))

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use rollback_core::{ErrorKind, Result, Revision};
+use rollback_core::{Error, ErrorKind, Result, Revision};
 use rollback_k8s::json;
 use serde_json::Value;
 
@@ -174,8 +174,16 @@ impl KustomizeEnvironment {
         Ok(matching)
     }
 
+    pub(super) fn no_tag(&self) -> String {
+        format!("no tag that matches {:?} holds the folder {}", self.options.tags, self.path.display())
+    }
+
     pub(super) async fn revisions(&self) -> Result<Vec<Revision>> {
         let standing = self.standing(None).await?;
+        if standing.tags.is_empty() && standing.side.is_none() {
+            return Err(Error::new(ErrorKind::NotFound, self.no_tag())
+                .with_hint("see `git tag`; a clone without its tags gets them with: git fetch --tags"));
+        }
         let guess =
             if standing.is_pinned || standing.is_exact { "" } else { " (a guess: not all of it runs)" };
         let current = standing.side.as_deref();

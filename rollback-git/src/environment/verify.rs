@@ -33,7 +33,7 @@ impl KustomizeEnvironment {
                 Position::To => self.health_of(&spots).await?,
                 Position::From | Position::Between => Verification::progressing("it is not wholly applied"),
                 Position::Elsewhere(what) => {
-                    return Ok(Verification::failed(self.taken_back(&ends, &touched, &what)));
+                    return Ok(Verification::failed(taken_back(&ends, &touched, &what)));
                 }
             };
             if seen.state == VerificationState::Failed {
@@ -72,17 +72,6 @@ impl KustomizeEnvironment {
                 }
             }
         }
-    }
-
-    fn taken_back(&self, ends: &Ends, live: &BTreeMap<Key, Value>, what: &str) -> String {
-        let strange = ends.objects().find(|(key, from, to)| {
-            let live = live.get(key);
-            super::content::mismatch(key, *from, live).is_some()
-                && super::content::mismatch(key, *to, live).is_some()
-        });
-        let writer = strange.and_then(|(key, ..)| rollback_k8s::backend::last_writer(live.get(key)?));
-        let by = writer.map(|(at, manager)| format!(", last written by {manager} at {at}"));
-        format!("changed since it was applied: {what}{}", by.unwrap_or_default())
     }
 
     /// The objects that have to settle: all of the state, or of a partial change those that it touches.
@@ -153,4 +142,16 @@ impl KustomizeEnvironment {
         }
         Ok(seen)
     }
+}
+
+/// What somebody else made of it since.
+fn taken_back(ends: &Ends, live: &BTreeMap<Key, Value>, what: &str) -> String {
+    let strange = ends.objects().find(|(key, from, to)| {
+        let live = live.get(key);
+        super::content::mismatch(key, *from, live).is_some()
+            && super::content::mismatch(key, *to, live).is_some()
+    });
+    let writer = strange.and_then(|(key, ..)| rollback_k8s::backend::last_writer(live.get(key)?));
+    let by = writer.map(|(at, manager)| format!(", last written by {manager} at {at}"));
+    format!("changed since it was applied: {what}{}", by.unwrap_or_default())
 }

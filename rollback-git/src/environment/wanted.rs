@@ -94,7 +94,7 @@ fn of_definition(objects: &[Value], api_version: &str, kind: &str) -> Option<Ser
 /// What all configurations of one side of a change have in common.
 #[derive(Clone, Debug)]
 pub(crate) struct Marks {
-    /// The ApplySet to which objects belong, where there is a pin.
+    /// The `ApplySet` to which objects belong, where there is a pin.
     pub(crate) part_of: Option<String>,
     pub(crate) last_applied: bool,
 }
