@@ -553,3 +553,78 @@ async fn what_somebody_changed_by_hand_goes_and_comes_back_with_a_reversal() {
     assert_eq!(execute(&component, &back).await.outcome, Outcome::Completed);
     assert_eq!(world.namespace.get("Deployment", "web").await["spec"]["template"], live);
 }
+
+/// Renders a `ConfigMap` `a` whose value is what it was told last.
+#[derive(Debug)]
+struct Fickle(std::sync::Mutex<String>);
+
+#[async_trait::async_trait]
+impl rollback_git::Renderer for Fickle {
+    async fn render(&self, _: &rollback_git::Folder) -> Result<rollback_git::Rendering, Error> {
+        let objects = vec![map("a", &self.0.lock().unwrap())];
+        Ok(rollback_git::Rendering { objects, warnings: Vec::new(), renderer: "fickle".into() })
+    }
+}
+
+#[tokio::test]
+async fn a_rendering_that_is_not_the_one_that_was_planned_is_a_conflict() {
+    let world = World::new().await;
+    world.release("v1.0.0", &[map("a", "1")]);
+    let planned = world.component(|_| {}).await.with_renderer(Arc::new(Fickle("planned".to_owned().into())));
+    let change = planned.prepare(&Target::Revision("v1.0.0".into())).await.unwrap().remove(0);
+    // Another process, with another version of the renderer.
+    let other = world.component(|_| {}).await.with_renderer(Arc::new(Fickle("other".to_owned().into())));
+    let cx = rollback_core::StepContext::new(
+        rollback_core::RunId::random(),
+        rollback_core::StepId::new("x"),
+        Duration::from_secs(30),
+    );
+    let error = other.apply(&cx, &change).await.unwrap_err();
+    assert_eq!((error.kind(), cx.writes()), (ErrorKind::Conflict, 0), "{error:?}");
+    assert!(error.to_string().contains("renders something else now than when it was planned"), "{error}");
+    planned.apply(&cx, &change).await.unwrap();
+    assert_eq!(world.namespace.get("ConfigMap", "a").await["data"]["value"], "planned");
+}
+
+#[tokio::test]
+async fn a_webhook_that_takes_no_dry_runs_leaves_an_object_unproven() {
+    let testbed = Testbed::shared().await;
+    let world = World::new().await;
+    world.release("v1.0.0", &[map("a", "1"), map("b", "1")]);
+    world.release("v1.1.0", &[map("a", "2"), map("b", "2")]);
+    world.kubectl_apply("v1.1.0", &[]).await;
+    let name = testbed.unique("hook");
+    let path = "/apis/admissionregistration.k8s.io/v1beta1/validatingwebhookconfigurations";
+    let hook = json!({"apiVersion": "admissionregistration.k8s.io/v1beta1", "kind": "ValidatingWebhookConfiguration",
+    "metadata": {"name": name}, "webhooks": [{
+        "name": "hook.example.org", "sideEffects": "Some", "failurePolicy": "Ignore", "timeoutSeconds": 1,
+        "clientConfig": {"url": "https://127.0.0.1:9/"},
+        "objectSelector": {"matchLabels": {"hooked": world.namespace.name()}},
+        "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE", "UPDATE"], "resources": ["configmaps"]}],
+    }]});
+    testbed.request(http::Method::POST, path, "application/json", hook).await.unwrap();
+    let labels = json!({"metadata": {"labels": {"hooked": world.namespace.name()}}});
+    world.namespace.merge("ConfigMap", "a", &labels).await;
+    // The server takes a moment to heed it.
+    let mut told = String::new();
+    for _ in 0..100 {
+        told = warnings(&world.changes("v1.0.0").await.unwrap());
+        if told.contains("a webhook does not take dry runs") {
+            break;
+        }
+        testbed.pause(Duration::from_millis(100)).await;
+    }
+    assert!(
+        told.contains("/a is not proven before it is written: a webhook does not take dry runs"),
+        "{told}"
+    );
+    let report = world.to("v1.0.0").await;
+    testbed
+        .request(http::Method::DELETE, &format!("{path}/{name}"), "application/json", Value::Null)
+        .await
+        .unwrap();
+    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+    for name in ["a", "b"] {
+        assert_eq!(world.namespace.get("ConfigMap", name).await["data"]["value"], "1", "{name}");
+    }
+}
