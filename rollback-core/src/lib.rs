@@ -13,6 +13,7 @@ mod retry;
 mod revision;
 mod rollbackable;
 mod time;
+pub mod trigger;
 
 pub use change::{Change, ChangeKind, FieldChange, Passage, Position};
 pub use component::{ComponentId, Realm};

@@ -20,5 +20,6 @@ mod plan;
 mod recover;
 mod simulation;
 mod stop;
+mod trigger;
 mod verify;
 mod world;

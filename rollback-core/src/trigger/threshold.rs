@@ -1,0 +1,268 @@
+//! A metric beyond its limit.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::future::try_join;
+
+use super::baseline::{Baseline, Limit};
+use super::metric::{Metric, MetricSource, Sample, Scope};
+use super::verdict::{Evaluation, Evidence, Verdict};
+use super::window::{Phase, Seen, Window};
+use super::{Memory, Trigger};
+use crate::{ComponentId, Error, ErrorKind, Result, Timestamp};
+
+/// How much of a chart is before the breach, in parts of how long that lasts.
+const BEFORE: u32 = 2;
+
+/// Fires when a metric is beyond its limit for long enough, or often enough.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Threshold {
+    /// Where the metric comes from.
+    pub source: Arc<dyn MetricSource>,
+    /// Whose it is.
+    pub scope: Scope,
+    /// The metric.
+    pub metric: Metric,
+    /// Its limit.
+    pub limit: Limit,
+    /// How long, or how often.
+    pub window: Window,
+    /// How often it is evaluated. Default: every 15 s.
+    pub interval: Duration,
+    /// How many requests a ratio takes to mean anything, in the unit of its query. With fewer it holds. Default: 0.
+    pub min_requests: f64,
+}
+
+/// What a component's samples amount to.
+enum Judged {
+    /// This value, and whether it is beyond this limit.
+    Value {
+        value: f64,
+        limit: f64,
+        is_breach: bool,
+    },
+    /// Too few requests to say that anything is wrong.
+    TooFew,
+    Unknown(String),
+}
+
+impl Threshold {
+    /// A metric of one component.
+    pub fn new(
+        source: Arc<dyn MetricSource>,
+        component: ComponentId,
+        metric: Metric,
+        limit: Limit,
+        window: Window,
+    ) -> Self {
+        let scope = Scope::One(component);
+        Self { source, scope, metric, limit, window, interval: Duration::from_secs(15), min_requests: 0.0 }
+    }
+
+    /// Refuses what could never fire, or would always.
+    fn check(&self) -> Result<()> {
+        let numbers = match &self.limit {
+            Limit::Above(limit) | Limit::Below(limit) => vec![*limit],
+            Limit::AboveBaseline { factor, floor, baseline } => match baseline {
+                Baseline::Fixed(value) => vec![*factor, *floor, *value],
+                Baseline::Ago(_) | Baseline::At(_) => vec![*factor, *floor],
+            },
+        };
+        let wrong = if self.interval.is_zero() {
+            "an interval at which it is evaluated"
+        } else if !numbers.iter().all(|number| number.is_finite()) || self.min_requests.is_nan() {
+            "numbers for its limits"
+        } else {
+            return Ok(());
+        };
+        Err(Error::new(ErrorKind::InvalidConfig, format!("a trigger takes {wrong}")))
+    }
+
+    /// The value of each component at a time; none where there are too few requests.
+    async fn values(&self, at: Timestamp) -> Result<Vec<std::result::Result<Option<f64>, String>>> {
+        let read = async |query: &str| self.scope.samples(self.source.sample(query, at).await);
+        let values = match &self.metric {
+            Metric::Value(query) => {
+                read(query).await?.into_iter().map(|sample| value(sample).map(Some)).collect()
+            }
+            Metric::Ratio { errors, requests } => {
+                let (errors, requests) = try_join(read(errors), read(requests)).await?;
+                errors.into_iter().zip(requests).map(|(e, r)| ratio(e, r, self.min_requests)).collect()
+            }
+        };
+        Ok(values)
+    }
+
+    /// The limit of each component.
+    async fn limits(&self, at: Timestamp) -> Result<Option<Vec<std::result::Result<f64, String>>>> {
+        let Limit::AboveBaseline { factor, baseline, floor } = &self.limit else { return Ok(None) };
+        let scaled = |value: f64| factor * value.max(*floor);
+        let known = match baseline {
+            Baseline::Fixed(value) => self.scope.components().iter().map(|_| Ok(scaled(*value))).collect(),
+            Baseline::Ago(_) | Baseline::At(_) => {
+                let then = baseline.time(at).unwrap_or(at);
+                let values = self.values(then).await?.into_iter();
+                values
+                    .map(|value| match value {
+                        Ok(Some(value)) => Ok(scaled(value)),
+                        Ok(None) => Err(format!("there were too few requests at {then} to compare with")),
+                        Err(why) => Err(format!("there is nothing of {then} to compare with: {why}")),
+                    })
+                    .collect()
+            }
+        };
+        Ok(Some(known))
+    }
+
+    fn judge(
+        &self,
+        value: std::result::Result<Option<f64>, String>,
+        limit: Option<std::result::Result<f64, String>>,
+    ) -> Judged {
+        let value = match value {
+            Ok(Some(value)) => value,
+            Ok(None) => return Judged::TooFew,
+            Err(why) => return Judged::Unknown(why),
+        };
+        let (limit, is_breach) = match (&self.limit, limit) {
+            (Limit::Above(limit), _) => (*limit, value > *limit),
+            (Limit::Below(limit), _) => (*limit, value < *limit),
+            (Limit::AboveBaseline { .. }, Some(Ok(limit))) => (limit, value > limit),
+            (Limit::AboveBaseline { .. }, Some(Err(why))) => return Judged::Unknown(why),
+            (Limit::AboveBaseline { .. }, None) => return Judged::Unknown("there is no baseline".into()),
+        };
+        Judged::Value { value, limit, is_breach }
+    }
+
+    async fn evidence(
+        &self,
+        since: Timestamp,
+        at: Timestamp,
+        (value, limit): (f64, f64),
+        is_breach: bool,
+    ) -> Evidence {
+        let side = if matches!(self.limit, Limit::Below(_)) { "below" } else { "above" };
+        let shown = |number: f64| match self.metric {
+            Metric::Ratio { .. } => format!("{:.2} %", number * 100.0),
+            Metric::Value(_) => format!("{number:.4}"),
+        };
+        let from = since.saturating_sub(at.since(since).saturating_mul(BEFORE).max(self.interval * 4));
+        // A chart is worth having, and nothing that the verdict hangs on.
+        let points = match (&self.metric, &self.scope) {
+            (Metric::Value(query), Scope::One(_)) => self.source.range(query, from, at, self.interval).await,
+            (Metric::Ratio { errors, requests }, Scope::One(_)) => {
+                let query = format!("({errors}) / ({requests})");
+                self.source.range(&query, from, at, self.interval).await
+            }
+            (_, Scope::Each { .. }) => Ok(Vec::new()),
+        };
+        let mut points = points.unwrap_or_default();
+        points.retain(|point| point.value.is_finite());
+        let summary = if is_breach {
+            format!("{} is {side} {} since {since}", shown(value), shown(limit))
+        } else {
+            format!("{} now, and {side} {} too often since {since}", shown(value), shown(limit))
+        };
+        Evidence {
+            summary,
+            since: Some(since),
+            value: Some(value),
+            limit: Some(limit),
+            instances: Vec::new(),
+            points,
+        }
+    }
+}
+
+fn value(sample: Sample) -> std::result::Result<f64, String> {
+    match sample {
+        Sample::Value(value) => Ok(value),
+        Sample::NoData => Err("there is no data".into()),
+        Sample::Error(why) => Err(why),
+    }
+}
+
+fn ratio(errors: Sample, requests: Sample, least: f64) -> std::result::Result<Option<f64>, String> {
+    let requests = value(requests).map_err(|why| format!("requests: {why}"))?;
+    if requests < least || requests <= 0.0 {
+        return Ok(None);
+    }
+    match errors {
+        // Nobody has counted one yet.
+        Sample::NoData => Ok(Some(0.0)),
+        errors => Ok(Some(value(errors).map_err(|why| format!("errors: {why}"))? / requests)),
+    }
+}
+
+#[async_trait]
+impl Trigger for Threshold {
+    fn components(&self) -> Vec<ComponentId> {
+        self.scope.components()
+    }
+
+    async fn evaluate(&self, at: Timestamp, memory: &mut Memory) -> Result<Evaluation> {
+        self.check()?;
+        let (values, limits) = try_join(self.values(at), self.limits(at)).await?;
+        let components = self.scope.components();
+        let names: Vec<String> = components.iter().map(ToString::to_string).collect();
+        memory.keep(|key| names.iter().any(|name| name == key));
+        let mut limits = limits.map(Vec::into_iter);
+        let mut evaluation = Evaluation::default();
+        for ((component, name), value) in components.iter().zip(&names).zip(values) {
+            let judged = self.judge(value, limits.as_mut().and_then(Iterator::next));
+            let seen = match &judged {
+                Judged::Value { is_breach: true, .. } => Seen::Breach,
+                Judged::Value { .. } | Judged::TooFew => Seen::Good,
+                Judged::Unknown(_) => Seen::Unknown,
+            };
+            let phase = self.window.observe(self.interval, memory.progress(name), at, seen);
+            let verdict = match (phase, judged) {
+                (Phase::Unknown, Judged::Unknown(why)) => Verdict::Unknown(why),
+                (Phase::Unknown, _) => Verdict::Unknown("it was not known at this time".into()),
+                (Phase::Firing(since), Judged::Value { value, limit, is_breach }) => {
+                    Verdict::Firing(self.evidence(since, at, (value, limit), is_breach).await)
+                }
+                // Of a late sample the phase is that of the one before, and there is nothing to show for it.
+                (Phase::Firing(_) | Phase::Hold | Phase::Pending(_), _) => Verdict::Hold,
+            };
+            evaluation.add(component, verdict);
+        }
+        Ok(evaluation)
+    }
+}
+
+/// More than 5 % of the requests of a component fail, for 5 minutes, with at least 100 requests: in the unit of the
+/// queries, which are best `increase(…[5m])`.
+pub fn error_rate(
+    source: Arc<dyn MetricSource>,
+    component: ComponentId,
+    errors: impl Into<String>,
+    requests: impl Into<String>,
+) -> Threshold {
+    let metric = Metric::Ratio { errors: errors.into(), requests: requests.into() };
+    let window = Window::For(Duration::from_secs(300));
+    let trigger = Threshold::new(source, component, metric, Limit::Above(0.05), window);
+    Threshold { min_requests: 100.0, ..trigger }
+}
+
+/// The 99th percentile of the latency of a component is more than twice what it was a day before, for 10 minutes.
+/// `floor` is the least that counts as its baseline, in the unit of the query, such as seconds.
+pub fn latency_p99(
+    source: Arc<dyn MetricSource>,
+    component: ComponentId,
+    query: impl Into<String>,
+    floor: f64,
+) -> Threshold {
+    let baseline = Baseline::Ago(Duration::from_secs(24 * 3600));
+    let limit = Limit::AboveBaseline { factor: 2.0, baseline, floor };
+    Threshold::new(
+        source,
+        component,
+        Metric::Value(query.into()),
+        limit,
+        Window::For(Duration::from_secs(600)),
+    )
+}
