@@ -343,10 +343,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_built_yet_says_so() {
-        let error = parse("env/a/b/c", None).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unsupported);
-        assert!(error.to_string().contains("not supported yet"), "{error}");
+    fn the_name_of_an_environment_is_its_path() {
+        for text in ["env/a/b/c", "environment/a/b/c/", "Environments/a/b/c"] {
+            let name = parse(text, None).unwrap();
+            assert_eq!((name.name.as_str(), &name.namespace), ("a/b/c", &None), "{text}");
+        }
+        let id = ComponentId::new("environment", None, "a").unwrap();
+        let target = |revision| target(revision, revision, &id).unwrap();
+        assert_eq!(target("0"), Target::Previous);
+        assert_eq!(target("1234567"), Target::Revision("1234567".into()), "the beginning of a commit");
+        assert_eq!(parse("env/", None).unwrap_err().kind(), ErrorKind::InvalidConfig);
         assert_eq!(parse("web", None).unwrap_err().kind(), ErrorKind::InvalidConfig);
     }
 

@@ -24,7 +24,7 @@ pub enum MlflowVersion {
     Two,
 }
 
-fn client() -> Client {
+pub(crate) fn client() -> Client {
     let _ = rustls::crypto::ring::default_provider().install_default();
     Client::new()
 }
@@ -35,7 +35,7 @@ pub(crate) fn runtime() -> &'static Handle {
     RUNTIME.get_or_init(|| Runtime::new().expect("a runtime")).handle()
 }
 
-fn place() -> &'static (Keeper, PathBuf) {
+pub(crate) fn place() -> &'static (Keeper, PathBuf) {
     static PLACE: OnceLock<(Keeper, PathBuf)> = OnceLock::new();
     PLACE.get_or_init(|| {
         let dir =
@@ -45,7 +45,7 @@ fn place() -> &'static (Keeper, PathBuf) {
 }
 
 /// A port that no other server of this process gets.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     static PORTS: OnceLock<Mutex<Vec<u16>>> = OnceLock::new();
     let ports = PORTS.get_or_init(|| Mutex::new(free_ports::<24>().to_vec()));
     let port = ports.lock().unwrap_or_else(PoisonError::into_inner).pop();
@@ -283,7 +283,7 @@ pub struct Locked {
 }
 
 /// Waits in real time.
-async fn pause(time: Duration) {
+pub(crate) async fn pause(time: Duration) {
     runtime().spawn(tokio::time::sleep(time)).await.expect("the runtime lives");
 }
 

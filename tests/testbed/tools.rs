@@ -37,21 +37,27 @@ pub(crate) fn servers() -> PathBuf {
     match variable("KUBEBUILDER_ASSETS") {
         Some(dir) => dir,
         // KUBECTL only keeps the script from fetching what may not be needed.
-        None => test_tools("KUBEBUILDER_ASSETS", &[("KUBECTL", "unused")]),
+        None => test_tools("KUBEBUILDER_ASSETS", &[("KUBECTL", "unused"), ("PROMETHEUS", "unused")]),
     }
 }
 
 /// The kustomize that renders environments.
 pub fn kustomize() -> PathBuf {
-    let others = [("KUBEBUILDER_ASSETS", "/unused"), ("KUBECTL", "unused")];
+    let others = [("KUBEBUILDER_ASSETS", "/unused"), ("KUBECTL", "unused"), ("PROMETHEUS", "unused")];
     variable("KUSTOMIZE").unwrap_or_else(|| test_tools("KUSTOMIZE", &others))
+}
+
+/// The Prometheus that triggers ask.
+pub(crate) fn prometheus() -> PathBuf {
+    let others = [("KUBEBUILDER_ASSETS", "/unused"), ("KUBECTL", "unused"), ("KUSTOMIZE", "unused")];
+    variable("PROMETHEUS").unwrap_or_else(|| test_tools("PROMETHEUS", &others))
 }
 
 /// kubectl, at least 1.26: older ones lack flags that the differential tests use.
 pub fn kubectl() -> PathBuf {
     let kubectl = match variable("KUBECTL") {
         Some(path) => path,
-        None => test_tools("KUBECTL", &[("KUBEBUILDER_ASSETS", "/unused")]),
+        None => test_tools("KUBECTL", &[("KUBEBUILDER_ASSETS", "/unused"), ("PROMETHEUS", "unused")]),
     };
     let output = run(Command::new(&kubectl).args(["version", "--client", "-o", "json"])).ok();
     let version: serde_json::Value = serde_json::from_str(&output).expect("kubectl's version is JSON");

@@ -49,7 +49,12 @@ async fn what_is_typed_wrongly_is_told_with_its_place() {
             "9999",
         ),
         (&["undo", "widget/web", "--yes"], 2, "InvalidConfig", "widget"),
-        (&["undo", "env/infra/staging", "--yes"], 2, "Unsupported", "not supported yet"),
+        (
+            &["undo", "env/infra/staging", "--yes", "--repo", "/"],
+            2,
+            "InvalidConfig",
+            "not in a git repository",
+        ),
         (&["undo", "model/inflow-baseline", "--yes"], 2, "InvalidConfig", "MLFLOW_TRACKING_URI"),
         (
             &["undo", "model/inflow-baseline", "--compat=kubectl", "--yes"],
