@@ -238,7 +238,7 @@ pub(crate) async fn environment(
     options: EnvironmentOptions,
 ) -> rollback_core::Result<Environment> {
     let (opened, repository) = if is_url(repository) {
-        let print = Fingerprint::of(&serde_json::Value::from(repository));
+        let print = Fingerprint::of(&serde_json::Value::from(Repository::place(repository)));
         let cache = cache_folder()?.join(print.as_str().trim_start_matches("sha256:"));
         (Repository::fetched(repository, &cache).await?, repository.to_owned())
     } else {

@@ -156,7 +156,7 @@ pub(crate) fn locators(
         (Part::Environment(environment), Some(cluster)) => Some(Place::Environment {
             kubernetes: here(app, cluster, None),
             environment: Pinned {
-                repository: without_user(&environment.repository),
+                repository: without_secret(&environment.repository),
                 path: environment.path.clone(),
                 namespace: environment.options.namespace.clone(),
                 gitops: match environment.options.gitops {
@@ -249,6 +249,20 @@ fn without_user(address: &str) -> String {
     match rest.get(..end).and_then(|authority| authority.rfind('@')) {
         Some(at) => format!("{scheme}://{}", rest.get(at + 1..).unwrap_or_default()),
         None => address.to_owned(),
+    }
+}
+
+/// The URL of a repository without what may be a secret in it: of ssh the user is none.
+fn without_secret(url: &str) -> String {
+    match url.strip_prefix("ssh://") {
+        None => without_user(url),
+        Some(rest) => {
+            let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+            let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+            let user = user.split_once(':').map_or(user, |(user, _)| user);
+            let at = if user.is_empty() { "" } else { "@" };
+            format!("ssh://{user}{at}{host}/{path}")
+        }
     }
 }
 
@@ -425,6 +439,9 @@ mod tests {
         assert!(matches!(&read, Place::Model { mlflow } if mlflow.stage == Some(Stage::Production)));
         assert_eq!(without_user("https://me:hunter2@k:6443/a@b"), "https://k:6443/a@b");
         assert_eq!(without_user("https://k:6443/a@b"), "https://k:6443/a@b");
+        assert_eq!(without_secret("https://t0ken@h/r.git"), "https://h/r.git");
+        assert_eq!(without_secret("ssh://git:pw@h:22/r.git"), "ssh://git@h:22/r.git");
+        assert_eq!(without_secret("git@h:r.git"), "git@h:r.git");
     }
 
     #[test]

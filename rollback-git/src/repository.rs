@@ -106,12 +106,19 @@ impl Repository {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(cache).map_err(failed)?;
             git(&["init", "--quiet", "--bare"], cache, url).await?;
         }
+        // By this it is the same repository as any other clone of it.
+        git(&["config", "remote.origin.url", &without_password(url)], cache, url).await?;
         // Tags that moved are taken over: who pinned one compares commits.
         let refspecs = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"];
         let fetch =
             ["fetch", "--quiet", "--no-tags", "--force", "--prune", "--no-recurse-submodules", "--", url];
         git(&[&fetch[..], &refspecs[..]].concat(), cache, url).await?;
         Ok(Self { folder: cache.to_owned() })
+    }
+
+    /// Host and path of a URL: what tells a repository apart from others, however it is reached.
+    pub fn place(url: &str) -> String {
+        place_of(url)
     }
 
     /// The folder of its objects.

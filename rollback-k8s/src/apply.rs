@@ -140,7 +140,8 @@ impl Cluster {
     ) -> Result<Option<Value>> {
         let mut ordered = applied.clone();
         fields::put_in_order(&mut ordered, configuration);
-        if ordered == applied {
+        // Elsewhere than in the spec no order means anything.
+        if ordered["spec"] == applied["spec"] {
             return Ok(Some(applied));
         }
         // Status updates do not move the generation.
@@ -171,15 +172,31 @@ impl Cluster {
         force: bool,
     ) -> Result<Value> {
         let in_order = |mut result: Value| {
-            fields::put_in_order(&mut result, configuration);
+            if let (Some(spec), Some(wanted)) = (result.get_mut("spec"), configuration.get("spec")) {
+                fields::put_in_order(spec, wanted);
+            }
             result
         };
         let mut rejected = None;
         for _ in 0..ATTEMPTS {
-            let applied = match self.apply_plainly((path, configuration), force, "&dryRun=All").await {
+            let mut applied = self.apply_plainly((path, configuration), force, "&dryRun=All").await;
+            if applied.as_ref().is_err_and(|e| !all_conflicts(e).is_empty() && field_conflicts(e).is_empty())
+            {
                 // What earlier tools own is taken over.
-                Err(e) if !all_conflicts(&e).is_empty() && field_conflicts(&e).is_empty() => {
-                    self.apply_plainly((path, configuration), true, "&dryRun=All").await?
+                applied = self.apply_plainly((path, configuration), true, "&dryRun=All").await;
+            }
+            let is_mixed = live.is_some_and(|live| !earlier_fields(live).is_empty());
+            let applied = match applied {
+                // What is left of them beside ours may be what is wrong.
+                Err(e) if e.kind() == ErrorKind::Refused && is_mixed => {
+                    match self.dry_replace((path, configuration)).await {
+                        // Its controller wrote to it meanwhile.
+                        Err(e) if e.kind() == ErrorKind::Conflict => {
+                            rejected = Some(e);
+                            continue;
+                        }
+                        done => return done.map(in_order),
+                    }
                 }
                 applied => applied?,
             };
@@ -205,6 +222,27 @@ impl Cluster {
         Err(rejected
             .unwrap_or_else(|| Error::new(ErrorKind::Unexpected, "it was never tried"))
             .temporary(None))
+    }
+
+    /// What the object would become without what earlier tools applied and the configuration leaves out, put together here
+    /// and checked by the server.
+    async fn dry_replace(&self, (path, configuration): (&str, &Value)) -> Result<Value> {
+        let what = what(configuration);
+        let live = self.get(path, &what).await?;
+        let mut result = live.clone();
+        let mut gone = earlier_fields(&live);
+        let mut others = Vec::new();
+        for entry in read::items(&live, "/metadata/managedFields").iter().filter(|entry| !is_earlier(entry)) {
+            let Some(owned) = entry["fieldsV1"].as_object() else { continue };
+            if is_ours(entry) {
+                fields::union(&mut gone, owned);
+            } else {
+                others.push(owned);
+            }
+        }
+        fields::remove_stale(&mut result, &gone, Some(configuration), &others);
+        fields::overlay(&mut result, configuration);
+        self.put(&format!("{path}?dryRun=All&fieldManager={MANAGER}"), &result, &what).await
     }
 
     /// Server-side apply as ours, of an object that nobody else writes.

@@ -1,6 +1,8 @@
 //! Sets of fields as `managedFields` holds them (`fieldsV1`): tries whose keys name a member (`f:`), an item of a list
 //! by its keys (`k:`) or by its value (`v:`), and, as `.`, the place itself.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
 
 /// What one manager owns.
@@ -28,6 +30,51 @@ pub(crate) fn remove(value: &mut Value, gone: &Fields, kept: &[&Fields]) {
             let kept: Vec<&Fields> = kept.iter().filter_map(|kept| kept.get(key)?.as_object()).collect();
             remove(child, below, &kept);
         }
+    }
+}
+
+/// Takes away what is in a set, and neither in a configuration nor in one of the others.
+pub(crate) fn remove_stale(value: &mut Value, gone: &Fields, wanted: Option<&Value>, others: &[&Fields]) {
+    for (key, below) in gone {
+        let below = below.as_object();
+        let is_whole = below.is_none_or(|below| below.is_empty() || below.contains_key("."));
+        let wanted = wanted.and_then(|wanted| find(wanted, key));
+        if is_whole && wanted.is_none() && !others.iter().any(|others| others.contains_key(key)) {
+            delete(value, key);
+        } else if let (Some(below), Some(child)) = (below, find_mut(value, key)) {
+            let others: Vec<&Fields> =
+                others.iter().filter_map(|others| others.get(key)?.as_object()).collect();
+            remove_stale(child, below, wanted, &others);
+        }
+    }
+}
+
+/// Puts a configuration over an object, as far as that can be done without the server: items of lists are known by their
+/// names, or as ports.
+pub fn overlay(value: &mut Value, configuration: &Value) {
+    match (value, configuration) {
+        (Value::Object(members), Value::Object(wanted)) => {
+            for (key, wanted) in wanted {
+                overlay(members.entry(key.clone()).or_insert(Value::Null), wanted);
+            }
+        }
+        (Value::Array(items), Value::Array(wanted)) if wanted.iter().all(|item| known_by(item).is_some()) => {
+            for wanted in wanted {
+                match items.iter_mut().find(|item| known_by(item) == known_by(wanted)) {
+                    Some(item) => overlay(item, wanted),
+                    None => items.push(wanted.clone()),
+                }
+            }
+        }
+        (value, wanted) => *value = wanted.clone(),
+    }
+}
+
+fn known_by(item: &Value) -> Option<(&Value, Option<&Value>)> {
+    match (item.get("name"), item.get("port").or_else(|| item.get("containerPort"))) {
+        (Some(name), _) => Some((name, None)),
+        (None, Some(port)) => Some((port, item.get("protocol"))),
+        (None, None) => None,
     }
 }
 
@@ -73,7 +120,12 @@ pub(crate) fn put_in_order(value: &mut Value, configuration: &Value) {
         }
         (Value::Array(items), Value::Array(wanted)) => {
             let name = |item: &Value| item.get("name").and_then(Value::as_str).map(str::to_owned);
-            let Some(order) = wanted.iter().map(name).collect::<Option<Vec<_>>>() else { return };
+            let names = |items: &[Value]| -> Option<Vec<String>> { items.iter().map(name).collect() };
+            let (Some(own), Some(order)) = (names(items), names(wanted)) else { return };
+            let is_repeated = |names: &[String]| names.iter().collect::<BTreeSet<_>>().len() < names.len();
+            if is_repeated(&own) || is_repeated(&order) {
+                return;
+            }
             let place = |item: &Value| {
                 let name = name(item);
                 order.iter().position(|wanted| Some(wanted) == name.as_ref()).unwrap_or(order.len())
@@ -98,6 +150,14 @@ fn is_item(item: &Value, key: &str) -> bool {
         (Some(Value::Object(keys)), _) => keys.iter().all(|(name, value)| item.get(name) == Some(value)),
         (_, Some(text)) => serde_json::from_str::<Value>(text).is_ok_and(|value| value == *item),
         _ => false,
+    }
+}
+
+fn find<'a>(value: &'a Value, key: &str) -> Option<&'a Value> {
+    match value {
+        Value::Object(members) => members.get(key.strip_prefix("f:")?),
+        Value::Array(items) => items.iter().find(|item| is_item(item, key)),
+        _ => None,
     }
 }
 
@@ -152,6 +212,20 @@ mod tests {
             "labels": {"b": "2"}, "list": [{"name": "app", "image": "i"}], "finalizers": ["y"],
         });
         assert_eq!(object, left);
+    }
+
+    #[test]
+    fn what_a_configuration_no_longer_has_goes_and_the_rest_is_put_over() {
+        let mut object =
+            json!({"ports": [{"port": 81, "protocol": "TCP", "nodePort": 3}], "a": 1, "theirs": 2});
+        let gone = fields(json!({
+            "f:ports": {".": {}, "k:{\"port\":81,\"protocol\":\"TCP\"}": {".": {}, "f:port": {}}},
+            "f:a": {}, "f:theirs": {},
+        }));
+        let wanted = json!({"ports": [{"port": 80, "protocol": "TCP"}], "b": 1});
+        remove_stale(&mut object, &gone, Some(&wanted), &[&fields(json!({"f:theirs": {}}))]);
+        overlay(&mut object, &wanted);
+        assert_eq!(object, json!({"ports": [{"port": 80, "protocol": "TCP"}], "theirs": 2, "b": 1}));
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod workload;
 pub mod backend {
     pub use crate::apply::{FieldConflict, applied_part, field_conflicts, foreign_owner};
     pub use crate::cluster::MANAGER;
+    pub use crate::fields::overlay;
     pub use crate::guard::{conflict, refuse_another, refuse_dying};
     pub use crate::kinds::Served;
     pub use crate::ownership::{helm_release, last_writer};

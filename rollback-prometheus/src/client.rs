@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use reqwest::{Client, header, redirect};
-use rollback_core::trigger::{MetricSource, Point, Series};
+use rollback_core::trigger::{Line, MetricSource, Point, Series};
 use rollback_core::{Error, ErrorKind, Result, Timestamp, retry_read};
 use secrecy::ExposeSecret;
 use serde::Deserialize;
@@ -52,6 +52,7 @@ struct Vector {
 
 #[derive(Deserialize)]
 struct Matrix {
+    metric: BTreeMap<String, String>,
     values: Vec<(f64, String)>,
 }
 
@@ -170,7 +171,7 @@ impl MetricSource for Prometheus {
         }
     }
 
-    async fn range(&self, query: &str, from: Timestamp, to: Timestamp, step: Duration) -> Result<Vec<Point>> {
+    async fn range(&self, query: &str, from: Timestamp, to: Timestamp, step: Duration) -> Result<Vec<Line>> {
         let step = step.max(to.since(from) / MOST_POINTS).max(Duration::from_millis(1));
         let form = [
             ("query", query.to_owned()),
@@ -183,23 +184,19 @@ impl MetricSource for Prometheus {
             return Err(wrong_type(query, &result_type));
         }
         let all: Vec<Matrix> = read(result)?;
-        let values = match <[Matrix; 1]>::try_from(all) {
-            Ok([one]) => one.values,
-            Err(all) if all.is_empty() => return Ok(Vec::new()),
-            Err(all) => {
-                let message = format!("the query gives {} series where one is meant", all.len());
-                return Err(Error::new(ErrorKind::InvalidConfig, message));
-            }
-        };
         let point = |(at, text): (f64, String)| {
             #[allow(
                 clippy::cast_possible_truncation,
                 reason = "a time in milliseconds is far from the limits"
             )]
-            let at = Timestamp::from_unix_millis((at * 1000.0) as i64)?;
+            let at = Timestamp::from_unix_millis((at * 1000.0).round() as i64)?;
             Ok(Point { at, value: number(&text)? })
         };
-        values.into_iter().map(point).collect()
+        let line = |Matrix { metric, values }| {
+            let points = values.into_iter().map(point).collect::<Result<_>>()?;
+            Ok(Line { labels: metric, points })
+        };
+        all.into_iter().map(line).collect()
     }
 }
 

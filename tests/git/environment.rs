@@ -109,6 +109,16 @@ async fn execute(component: &Arc<dyn Rollbackable>, plan: &Plan) -> RunReport {
     engine.execute(plan, &Components::new().with(component.clone()), options).await.unwrap()
 }
 
+/// The plan of the reversed changes of one that has one step.
+fn back(plan: &Plan) -> Plan {
+    let steps = plan.steps().iter().map(|step| {
+        let mut step = step.clone();
+        step.change = step.change.reversed();
+        step
+    });
+    Plan::new(steps.collect(), FailurePolicy::Halt).unwrap()
+}
+
 fn warnings(changes: &[Change]) -> String {
     changes.iter().flat_map(|change| change.warnings.clone()).collect::<Vec<_>>().join("\n")
 }
@@ -322,8 +332,17 @@ async fn fields_that_others_own_are_kept_unless_forced_and_always_told() {
     world.namespace.apply(&objects::config_map("a", &json!({"x": "theirs"}))).await;
     let told = warnings(&world.changes("v1.0.0").await.unwrap());
     assert!(told.contains("stay as they are: .data.x (rollback-tests)"), "{told}");
-    assert_eq!(world.to("v1.0.0").await.outcome, Outcome::Completed);
+    let component: Arc<dyn Rollbackable> = Arc::new(world.component(|_| {}).await);
+    let target = Target::Revision("v1.0.0".into());
+    let plan = Planner::new().rollback("env", component.clone(), target, &[]).plan().await.unwrap();
+    assert_eq!(execute(&component, &plan).await.outcome, Outcome::Completed);
     let data = |object: &Value| object["data"].clone();
+    let map_now = world.namespace.get("ConfigMap", "a").await;
+    assert_eq!(data(&map_now), json!({"x": "theirs", "y": "1"}));
+    assert_eq!(execute(&component, &back(&plan)).await.outcome, Outcome::Completed);
+    let map_now = world.namespace.get("ConfigMap", "a").await;
+    assert_eq!(data(&map_now), json!({"x": "theirs", "y": "2"}));
+    assert_eq!(world.to("v1.0.0").await.outcome, Outcome::Completed);
     assert_eq!(data(&world.namespace.get("ConfigMap", "a").await), json!({"x": "theirs", "y": "1"}));
     let component = world.component(|options| options.force_conflicts = true).await;
     let report = run(&component, Target::Revision("v1.1.0".into())).await;
@@ -358,7 +377,7 @@ async fn only_what_the_environment_owns_and_nobody_needs_is_pruned_and_last() {
     // Without being asked, nothing goes.
     let quiet = world.component(|_| {}).await.prepare(&Target::Revision("v1.0.0".into())).await.unwrap();
     assert_eq!(quiet.len(), 1);
-    assert!(warnings(&quiet).contains("--prune deletes them"), "{quiet:?}");
+    assert!(warnings(&quiet).contains("with --prune this same run deletes them"), "{quiet:?}");
 
     let changes = world.changes("v1.0.0").await.unwrap();
     let told = warnings(&changes);
@@ -544,13 +563,7 @@ async fn what_somebody_changed_by_hand_goes_and_comes_back_with_a_reversal() {
     let container =
         world.namespace.get("Deployment", "web").await["spec"]["template"]["spec"]["containers"][0].clone();
     assert_eq!((&container["image"], &container["env"]), (&json!("app:1"), &Value::Null));
-    let steps = plan.steps().iter().map(|step| {
-        let mut step = step.clone();
-        step.change = step.change.reversed();
-        step
-    });
-    let back = Plan::new(steps.collect(), FailurePolicy::Halt).unwrap();
-    assert_eq!(execute(&component, &back).await.outcome, Outcome::Completed);
+    assert_eq!(execute(&component, &back(&plan)).await.outcome, Outcome::Completed);
     assert_eq!(world.namespace.get("Deployment", "web").await["spec"]["template"], live);
 }
 
@@ -627,4 +640,145 @@ async fn a_webhook_that_takes_no_dry_runs_leaves_an_object_unproven() {
     for name in ["a", "b"] {
         assert_eq!(world.namespace.get("ConfigMap", name).await["data"]["value"], "1", "{name}");
     }
+}
+
+/// A plan for a tag, carried out, and taken back.
+async fn there_and_back(world: &World, tag: &str) -> (Plan, RunReport, RunReport) {
+    let component: Arc<dyn Rollbackable> = Arc::new(world.component(|_| {}).await);
+    let target = Target::Revision(tag.into());
+    let plan = Planner::new().rollback("env", component.clone(), target, &[]).plan().await.unwrap();
+    let there = execute(&component, &plan).await;
+    let returned = execute(&component, &back(&plan)).await;
+    (plan, there, returned)
+}
+
+#[tokio::test]
+async fn what_the_server_counts_or_assigns_stands_in_no_way() {
+    let world = World::new().await;
+    let service = |kind: &str, port: u16| {
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
+            "spec": {"type": kind, "ports": [{"port": port}], "selector": {"app": "web"}}})
+    };
+    let noted = |mut object: Value| {
+        object["metadata"]["annotations"] = json!({"note": "older"});
+        object
+    };
+    world.release(
+        "v1.0.0",
+        &[objects::daemon_set("agent", "app:1"), service("NodePort", 80), noted(map("a", "1"))],
+    );
+    world
+        .release("v1.1.0", &[objects::daemon_set("agent", "app:2"), service("ClusterIP", 81), map("a", "2")]);
+    world.kubectl_apply("v1.1.0", &[]).await;
+    world.namespace.rolled_out("DaemonSet", "agent").await;
+    let (_, there, returned) = there_and_back(&world, "v1.0.0").await;
+    assert_eq!(
+        (there.outcome, returned.outcome),
+        (Outcome::Completed, Outcome::Completed),
+        "{there:#?} {returned:#?}"
+    );
+    let live = world.namespace.get("Service", "web").await;
+    assert_eq!((&live["spec"]["type"], &live["spec"]["ports"][0]["port"]), (&json!("ClusterIP"), &json!(81)));
+}
+
+#[tokio::test]
+async fn what_is_missing_or_was_changed_of_the_revision_in_place_is_restored() {
+    let world = World::new().await;
+    let login = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "login"}, "stringData": {"a": "1"}});
+    world.release("v1.0.0", &[map("a", "1"), login]);
+    assert_eq!(world.to("v1.0.0").await.outcome, Outcome::Completed);
+    assert_eq!(world.to("v1.0.0").await.outcome, Outcome::NothingToDo);
+    world.namespace.delete("ConfigMap", "a").await;
+    assert_eq!(world.to("v1.0.0").await.outcome, Outcome::Completed);
+    assert_eq!(world.namespace.get("ConfigMap", "a").await["data"]["value"], "1");
+    world.namespace.merge("Secret", "login", &json!({"stringData": {"a": "other"}})).await;
+    let component = world.component(|options| options.force_conflicts = true).await;
+    let report = run(&component, Target::Revision("v1.0.0".into())).await;
+    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+    assert_eq!(world.namespace.get("Secret", "login").await["data"]["a"], "MQ==");
+}
+
+#[tokio::test]
+async fn taking_over_what_others_own_lowers_no_replicas_under_an_autoscaler() {
+    let world = World::new().await;
+    let scaler = json!({"apiVersion": "autoscaling/v1", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "web"},
+        "spec": {"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"}, "minReplicas": 2, "maxReplicas": 30}});
+    world.release("v1.0.0", &[objects::deployment("web", "app:1", 3), scaler.clone()]);
+    world.release("v1.1.0", &[objects::deployment("web", "app:2", 20), scaler]);
+    world.kubectl_apply("v1.1.0", &[]).await;
+    world.namespace.patch("Deployment", "web", &objects::image_patch("app:theirs")).await;
+    let component = world.component(|options| options.force_conflicts = true).await;
+    let report = run(&component, Target::Revision("v1.0.0".into())).await;
+    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+    let live = world.namespace.get("Deployment", "web").await;
+    let image = &live["spec"]["template"]["spec"]["containers"][0]["image"];
+    assert_eq!((image, &live["spec"]["replicas"]), (&json!("app:1"), &json!(20)));
+}
+
+#[tokio::test]
+async fn a_broken_newest_tag_hides_no_pin_and_one_that_has_less_is_not_what_runs() {
+    let world = World::new().await;
+    let within = |mut object: Value| {
+        object["metadata"]["namespace"] = json!(world.namespace.name());
+        object
+    };
+    world.release("v1.0.0", &[within(map("a", "1"))]);
+    world.release("v1.1.0", &[within(map("a", "2")), within(map("b", "2"))]);
+    world.release("v1.2.0", &[within(map("a", "2"))]);
+    world.kubectl_apply("v1.1.0", &[]).await;
+    let elsewhere = async || {
+        let cluster = connect(Testbed::shared().await.kubeconfig()).await;
+        environment(&cluster, &world.repo, STAGING, |options| options.namespace = Some("default".into()))
+    };
+    let current = async || {
+        let history = elsewhere().await.history().await.unwrap();
+        history.into_iter().find(|revision| revision.current).map(|revision| revision.id).unwrap_or_default()
+    };
+    assert_eq!(current().await, "v1.1.0", "v1.2.0 has all that it has as well");
+    assert_eq!(run(&elsewhere().await, Target::Previous).await.outcome, Outcome::Completed);
+    assert_eq!(current().await, "v1.0.0");
+    world.repo.write(&format!("{STAGING}/kustomization.yaml"), "resources: [absent.yaml]\n");
+    world.repo.commit("broken");
+    world.repo.git(&["tag", "v1.3.0"]);
+    assert_eq!(current().await, "v1.0.0");
+}
+
+#[tokio::test]
+async fn what_somebody_claims_after_the_plan_is_not_deleted() {
+    let world = World::new().await;
+    world.release("v1.0.0", &[map("a", "1")]);
+    world.release("v1.1.0", &[map("a", "2"), map("gone", "1")]);
+    world.kubectl_apply("v1.1.0", &[]).await;
+    let component: Arc<dyn Rollbackable> = Arc::new(world.component(|options| options.prune = true).await);
+    let target = Target::Revision("v1.0.0".into());
+    let plan = Planner::new().rollback("env", component.clone(), target, &[]).plan().await.unwrap();
+    let keep = json!({"metadata": {"annotations": {"rollback.dev/prune": "disabled"}}});
+    world.namespace.merge("ConfigMap", "gone", &keep).await;
+    let report = execute(&component, &plan).await;
+    assert_ne!(report.outcome, Outcome::Completed, "{report:#?}");
+    assert!(world.namespace.get_if_exists("ConfigMap", "gone").await.is_object());
+    assert_eq!(world.namespace.get("ConfigMap", "a").await["data"]["value"], "1");
+}
+
+#[tokio::test]
+async fn only_what_cannot_be_changed_is_replaced_and_never_a_claim() {
+    let world = World::new().await;
+    let claim = |size: &str| {
+        json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "data"},
+            "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}}})
+    };
+    let wrong = |image: &str, policy: &str| {
+        let mut web = objects::deployment("web", image, 1);
+        web["spec"]["template"]["spec"]["restartPolicy"] = json!(policy);
+        web
+    };
+    world.release("v1.0.0", &[claim("2Gi"), wrong("app:1", "Never")]);
+    world.release("v1.1.0", &[claim("1Gi"), wrong("app:2", "Always")]);
+    world.kubectl_apply("v1.1.0", &[]).await;
+    let component = world.component(|options| {
+        options.replace =
+            vec!["deployment/web".parse().unwrap(), "PersistentVolumeClaim/data".parse().unwrap()];
+    });
+    let error = component.await.prepare(&Target::Revision("v1.0.0".into())).await.unwrap_err();
+    assert!(error.to_string().contains("refuses 2 of the objects"), "{error}");
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rollback_core::trigger::{
-    Memory, MetricSource as _, Threshold, Trigger as _, Verdict, Window, error_rate,
+    Line, Memory, MetricSource as _, Threshold, Trigger as _, Verdict, Window, error_rate,
 };
 use rollback_core::{Clock as _, ComponentId, Disposition, ErrorKind, SystemClock, Timestamp};
 use rollback_prometheus::{Convention, Prometheus, PrometheusConfig};
@@ -73,18 +73,19 @@ async fn every_sort_of_answer_is_told_apart() {
 
     server.wait("count_over_time(x{version=\"1\"}[5s]) > 3").await;
     let begin = now().saturating_sub(Duration::from_secs(5));
-    let points = source.range("sum(x)", begin, now(), Duration::from_secs(1)).await.unwrap();
+    let lines = source.range("sum(x)", begin, now(), Duration::from_secs(1)).await.unwrap();
+    let [Line { points, .. }] = lines.as_slice() else { panic!("{lines:?}") };
     assert!(points.len() >= 3 && points.iter().all(|point| (point.value - 3.0).abs() < 1e-9), "{points:?}");
     assert!(points.windows(2).all(|two| two[0].at < two[1].at));
-    let error = source.range("x", begin, now(), Duration::from_secs(1)).await.unwrap_err();
-    assert!(error.to_string().contains("2 series where one is meant"), "{error}");
+    let lines = source.range("x", begin, now(), Duration::from_secs(1)).await.unwrap();
+    assert_eq!(lines.iter().map(|line| line.labels["version"].as_str()).collect::<Vec<_>>(), ["1", "2"]);
     let long = source.range(
         "vector(1)",
         begin.saturating_sub(Duration::from_secs(864_000)),
         now(),
         Duration::from_secs(1),
     );
-    assert!(long.await.unwrap().len() <= 1001, "the server refuses more than 11,000");
+    assert!(long.await.unwrap()[0].points.len() <= 1001, "the server refuses more than 11,000");
 }
 
 /// Evaluates every second until a verdict is as wanted; answers how long that took.
@@ -143,7 +144,7 @@ async fn an_error_rate_fires_while_it_is_too_high_and_never_because_the_metric_i
         }
     });
     let web = ComponentId::new("deployment", Some("shop"), "web").unwrap();
-    let [errors, requests] = Convention::HttpServer.error_rate(&[], Duration::from_secs(5));
+    let [errors, requests] = Convention::HttpServer.error_rate(&[], &[], Duration::from_secs(5));
     let mut trigger = error_rate(Arc::new(prometheus(server.url())), web, errors, requests);
     trigger.interval = Duration::from_secs(1);
     trigger.window = Window::For(Duration::from_secs(4));
@@ -161,15 +162,34 @@ async fn an_error_rate_fires_while_it_is_too_high_and_never_because_the_metric_i
     assert!(evidence.value.unwrap() > 0.05 && !evidence.points.is_empty(), "{evidence:?}");
     // A Prometheus that is gone is nothing to act on.
     server.kill();
-    until(&trigger, &mut memory, is_unknown, 10).await;
+    for _ in 0..4 {
+        let verdict = trigger.evaluate(now(), &mut memory).await.unwrap().of(&trigger.components()[0]);
+        assert!(is_unknown(&verdict), "{verdict:?}");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
     server.launch().await;
     until(&trigger, &mut memory, fires, 40).await;
     bad.store(false, std::sync::atomic::Ordering::SeqCst);
     until(&trigger, &mut memory, holds, 40).await;
+    // The metric goes away while a breach is pending.
+    bad.store(true, std::sync::atomic::Ordering::SeqCst);
+    let is_pending = async |memory: &mut Memory| {
+        let seen = trigger.evaluate(now(), memory).await.unwrap();
+        assert!(seen.verdicts.is_empty(), "{seen:?}");
+        !seen.is_well(&trigger.components()[0])
+    };
+    while !is_pending(&mut memory).await {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
     traffic.abort();
-    // What stops showing anything has no traffic, or is gone: both hold nobody responsible.
-    let verdict = |verdict: &Verdict| !fires(verdict);
-    until(&trigger, &mut memory, verdict, 1).await;
+    server.show_nothing();
+    // What was shown before is in the queries for as long as they look back; then there is nothing.
+    until(&trigger, &mut memory, is_unknown, 20).await;
+    for _ in 0..8 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let verdict = trigger.evaluate(now(), &mut memory).await.unwrap().of(&trigger.components()[0]);
+        assert!(is_unknown(&verdict), "{verdict:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -215,6 +235,11 @@ async fn the_queries_of_each_convention_give_one_series() {
             let count = f64::from(step) * 100.0;
             server.show(&format!("{counter}{{{label},{good}}}"), count);
             server.show(&format!("{counter}{{{label},{bad}}}"), count / 10.0);
+            // What others than the destination report does not count.
+            let other = label.replace("destination", "source");
+            if other != label {
+                server.show(&format!("{counter}{{{other},{bad}}}"), count * 7.0);
+            }
             for (le, share) in [("0.1", 0.5), ("1", 1.0), ("+Inf", 1.0)] {
                 server.show(&format!("{histogram}_bucket{{{label},le=\"{le}\"}}"), count * share);
             }
@@ -224,15 +249,15 @@ async fn the_queries_of_each_convention_give_one_series() {
     let source = prometheus(server.url());
     let labels = [("ns", "a \"b\"")];
     for (convention, ..) in conventions {
-        server.wait(&convention.latency_p99(&labels, Duration::from_secs(10))).await;
-        let [errors, requests] = convention.error_rate(&labels, Duration::from_secs(10));
+        server.wait(&convention.latency_p99(&labels, &[], Duration::from_secs(10))).await;
+        let [errors, requests] = convention.error_rate(&labels, &[], Duration::from_secs(10));
         let value = async |query: &str| match source.sample(query, now()).await.unwrap().as_slice() {
             [one] => one.value,
             other => panic!("{convention:?} {query}: {other:?}"),
         };
         let ratio = value(&errors).await / value(&requests).await;
         assert!((ratio - 1.0 / 11.0).abs() < 0.01, "{convention:?}: {ratio}");
-        let p99 = value(&convention.latency_p99(&labels, Duration::from_secs(10))).await;
+        let p99 = value(&convention.latency_p99(&labels, &[], Duration::from_secs(10))).await;
         assert!(p99 > 0.9 && p99 <= 1.0, "{convention:?}: {p99}");
     }
 }

@@ -87,6 +87,11 @@ impl PrometheusServer {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner).insert(series.to_owned(), value);
     }
 
+    /// Has the service show nothing.
+    pub fn show_nothing(&self) {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Adds to a series.
     pub fn add(&self, series: &str, more: f64) {
         *self.shown.lock().unwrap_or_else(PoisonError::into_inner).entry(series.to_owned()).or_default() +=

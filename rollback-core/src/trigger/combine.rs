@@ -2,14 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
 use super::verdict::{Evaluation, Evidence, Verdict};
+use super::window::{Phase, Seen, Window};
 use super::{Memory, Trigger};
-use crate::{ComponentId, Result, Timestamp};
+use crate::{ComponentId, Error, ErrorKind, Result, Timestamp};
 
-/// Fires where all of them do.
+/// Fires where all of them do. All look at the same components.
 #[derive(Clone, Debug)]
 pub struct AllOf(pub Vec<Arc<dyn Trigger>>);
 
@@ -17,7 +19,8 @@ pub struct AllOf(pub Vec<Arc<dyn Trigger>>);
 #[derive(Clone, Debug)]
 pub struct AnyOf(pub Vec<Arc<dyn Trigger>>);
 
-/// Fires where it holds, and holds where it fires.
+/// Fires where it is seen to be well, and holds where it fires. Where it holds without being seen to be well, nothing is
+/// known.
 #[derive(Clone, Debug)]
 pub struct Not(pub Arc<dyn Trigger>);
 
@@ -26,41 +29,60 @@ fn components(triggers: &[Arc<dyn Trigger>]) -> Vec<ComponentId> {
     all.into_iter().collect()
 }
 
-/// The verdicts on each component, of the triggers that look at it.
-async fn verdicts(
+/// As often as the one that is evaluated most often.
+fn interval(triggers: &[Arc<dyn Trigger>]) -> Duration {
+    triggers.iter().map(|trigger| trigger.interval()).min().unwrap_or_default()
+}
+
+/// What one trigger says of one component.
+struct Said {
+    verdict: Verdict,
+    /// Why it holds without being seen to be well.
+    unproven: Option<String>,
+}
+
+/// What is said of each component by the triggers that look at it.
+async fn said(
     triggers: &[Arc<dyn Trigger>],
     at: Timestamp,
     memory: &mut Memory,
-) -> Result<Vec<(ComponentId, Vec<Verdict>)>> {
+) -> Result<Vec<(ComponentId, Vec<Said>)>> {
     let mut seen = Vec::new();
     for (trigger, memory) in triggers.iter().zip(memory.parts(triggers.len())) {
         seen.push((trigger.components(), trigger.evaluate(at, memory).await?));
     }
     let of = |component: &ComponentId| {
         let looks = seen.iter().filter(|(components, _)| components.contains(component));
-        looks.map(|(_, evaluation)| evaluation.of(component)).collect()
+        let said = |(_, evaluation): &(Vec<ComponentId>, Evaluation)| Said {
+            verdict: evaluation.of(component),
+            unproven: evaluation.unproven.get(component).cloned(),
+        };
+        looks.map(said).collect()
     };
     Ok(components(triggers).into_iter().map(|component| (component.clone(), of(&component))).collect())
 }
 
-fn unknown(verdicts: &[Verdict]) -> Option<Verdict> {
-    verdicts.iter().find(|verdict| matches!(verdict, Verdict::Unknown(_))).cloned()
+fn unknown(all: &[Said]) -> Option<Verdict> {
+    all.iter().map(|said| &said.verdict).find(|verdict| matches!(verdict, Verdict::Unknown(_))).cloned()
 }
 
-fn fired(verdicts: Vec<Verdict>) -> Vec<Evidence> {
-    let evidence = |verdict| match verdict {
+fn fired(all: Vec<Said>) -> Vec<Evidence> {
+    let evidence = |said: Said| match said.verdict {
         Verdict::Firing(evidence) => Some(evidence),
         Verdict::Hold | Verdict::Unknown(_) => None,
     };
-    verdicts.into_iter().filter_map(evidence).collect()
+    all.into_iter().filter_map(evidence).collect()
 }
 
 /// That of the first, with what the others say; since all of them, or since any of them.
 fn merged(all: Vec<Evidence>, since: Option<Timestamp>) -> Verdict {
     let summary = all.iter().map(|one| one.summary.as_str()).collect::<Vec<_>>().join(", and ");
     let instances: BTreeSet<_> = all.iter().flat_map(|one| one.instances.clone()).collect();
+    let counts = |count: fn(&Evidence) -> usize| all.iter().map(count).max().unwrap_or_default();
+    let (asked, failing) = (counts(|one| one.asked), counts(|one| one.failing));
     let first = all.into_iter().next().unwrap_or_default();
-    Verdict::Firing(Evidence { summary, since, instances: instances.into_iter().collect(), ..first })
+    let instances = instances.into_iter().collect();
+    Verdict::Firing(Evidence { summary, since, instances, asked, failing, ..first })
 }
 
 #[async_trait]
@@ -69,20 +91,32 @@ impl Trigger for AllOf {
         components(&self.0)
     }
 
+    fn interval(&self) -> Duration {
+        interval(&self.0)
+    }
+
     async fn evaluate(&self, at: Timestamp, memory: &mut Memory) -> Result<Evaluation> {
+        let all: BTreeSet<_> = self.components().into_iter().collect();
+        if self.0.iter().any(|trigger| trigger.components().into_iter().collect::<BTreeSet<_>>() != all) {
+            // One that does not look at a component would be left out there.
+            let message = "triggers that are to fire all together look at different components";
+            return Err(Error::new(ErrorKind::InvalidConfig, message));
+        }
         let mut evaluation = Evaluation::default();
-        for (component, verdicts) in verdicts(&self.0, at, memory).await? {
+        for (component, all) in said(&self.0, at, memory).await? {
+            let holds = |said: &&Said| said.verdict == Verdict::Hold;
             // One that holds decides, whatever the others may be.
-            let verdict = if verdicts.contains(&Verdict::Hold) {
-                Verdict::Hold
-            } else if let Some(unknown) = unknown(&verdicts) {
-                unknown
+            if all.iter().filter(holds).any(|said| said.unproven.is_none()) {
+                evaluation.add(&component, Verdict::Hold);
+            } else if let Some(why) = all.iter().find_map(|said| said.unproven.clone()) {
+                evaluation.add_unproven(&component, why);
+            } else if let Some(unknown) = unknown(&all) {
+                evaluation.add(&component, unknown);
             } else {
-                let all = fired(verdicts);
+                let all = fired(all);
                 let since = all.iter().filter_map(|one| one.since).max();
-                merged(all, since)
-            };
-            evaluation.add(&component, verdict);
+                evaluation.add(&component, merged(all, since));
+            }
         }
         Ok(evaluation)
     }
@@ -94,18 +128,25 @@ impl Trigger for AnyOf {
         components(&self.0)
     }
 
+    fn interval(&self) -> Duration {
+        interval(&self.0)
+    }
+
     async fn evaluate(&self, at: Timestamp, memory: &mut Memory) -> Result<Evaluation> {
         let mut evaluation = Evaluation::default();
-        for (component, verdicts) in verdicts(&self.0, at, memory).await? {
-            let unknown = unknown(&verdicts);
-            let all = fired(verdicts);
-            let verdict = if all.is_empty() {
-                unknown.unwrap_or(Verdict::Hold)
-            } else {
+        for (component, all) in said(&self.0, at, memory).await? {
+            let (unknown, unproven) = (unknown(&all), all.iter().find_map(|said| said.unproven.clone()));
+            let all = fired(all);
+            if !all.is_empty() {
                 let since = all.iter().filter_map(|one| one.since).min();
-                merged(all, since)
-            };
-            evaluation.add(&component, verdict);
+                evaluation.add(&component, merged(all, since));
+            } else if let Some(unknown) = unknown {
+                evaluation.add(&component, unknown);
+            } else if let Some(why) = unproven {
+                evaluation.add_unproven(&component, why);
+            } else {
+                evaluation.add(&component, Verdict::Hold);
+            }
         }
         Ok(evaluation)
     }
@@ -117,16 +158,28 @@ impl Trigger for Not {
         self.0.components()
     }
 
+    fn interval(&self) -> Duration {
+        self.0.interval()
+    }
+
     async fn evaluate(&self, at: Timestamp, memory: &mut Memory) -> Result<Evaluation> {
         let mut evaluation = Evaluation::default();
-        for (component, verdicts) in verdicts(std::slice::from_ref(&self.0), at, memory).await? {
-            let verdict = match verdicts.into_iter().next() {
-                Some(Verdict::Firing(_)) => Verdict::Hold,
-                Some(Verdict::Unknown(why)) => Verdict::Unknown(why),
-                Some(Verdict::Hold) | None => {
-                    let summary = "what should be seen is not".to_owned();
-                    Verdict::Firing(Evidence { summary, since: Some(at), ..Evidence::default() })
+        for (component, all) in said(std::slice::from_ref(&self.0), at, memory).await? {
+            let (seen, why) = match all.into_iter().next() {
+                Some(Said { verdict: Verdict::Firing(_), .. }) => (Seen::Good, None),
+                Some(Said { verdict: Verdict::Unknown(why), .. } | Said { unproven: Some(why), .. }) => {
+                    (Seen::Unknown, Some(why))
                 }
+                Some(Said { verdict: Verdict::Hold, unproven: None }) | None => (Seen::Breach, None),
+            };
+            let progress = memory.progress(&component.to_string());
+            let verdict = match (Window::InARow(1).observe(self.interval(), progress, at, seen), why) {
+                (_, Some(why)) => Verdict::Unknown(why),
+                (Phase::Firing(since), None) => {
+                    let summary = "what should be seen is not".to_owned();
+                    Verdict::Firing(Evidence { summary, since: Some(since), ..Evidence::default() })
+                }
+                _ => Verdict::Hold,
             };
             evaluation.add(&component, verdict);
         }

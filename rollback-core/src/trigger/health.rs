@@ -6,17 +6,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::time::timeout;
 
+use super::threshold::late;
 use super::verdict::{Evaluation, Evidence, Verdict};
 use super::window::{Phase, Seen, Window};
 use super::{Memory, Trigger};
-use crate::{ComponentId, ErrorKind, Result, Timestamp};
+use crate::{ComponentId, Error, ErrorKind, Result, Timestamp};
 
 /// Asks a component's instances whether they are well.
 #[cfg_attr(feature = "mock", mockall::automock)]
 #[async_trait]
 pub trait HealthProbe: fmt::Debug + Send + Sync {
-    /// The health of each instance by its name, such as that of a pod; of one address one, under its own name. Read-only.
+    /// The health of each instance by its name; of one address one, under its own name. Read-only.
+    ///
+    /// A name is that of one incarnation: that of a pod holds its UID, since another one of its name has failed no probe
+    /// yet.
     ///
     /// # Errors
     /// `InvalidConfig` for a probe that cannot be made; else when it cannot be told which instances there are.
@@ -61,9 +66,21 @@ impl Trigger for HealthCheck {
         vec![self.component.clone()]
     }
 
+    fn interval(&self) -> Duration {
+        self.interval
+    }
+
     async fn evaluate(&self, at: Timestamp, memory: &mut Memory) -> Result<Evaluation> {
+        if self.failures == 0 || self.interval.is_zero() {
+            let message = "a health check takes how many failures in a row, and an interval";
+            return Err(Error::new(ErrorKind::InvalidConfig, message));
+        }
+        memory.of_rule(&format!("{} {:?}", self.failures, self.interval));
         let mut evaluation = Evaluation::default();
-        let found = match self.probe.probe().await {
+        let found = match timeout(self.interval, self.probe.probe())
+            .await
+            .unwrap_or_else(|_| Err(late(self.interval)))
+        {
             Ok(found) => found,
             Err(error) if error.kind() == ErrorKind::InvalidConfig => return Err(error),
             Err(error) => {
@@ -72,7 +89,8 @@ impl Trigger for HealthCheck {
             }
         };
         // One that is gone is not failing.
-        memory.keep(|key| found.contains_key(key));
+        let own = format!("{}#", self.component);
+        memory.keep(|key| key.strip_prefix(&own).is_some_and(|name| found.contains_key(name)));
         let window = Window::InARow(self.failures);
         let (mut failing, mut why, mut since) = (Vec::new(), Vec::new(), None);
         let mut unknown = Vec::new();
@@ -82,19 +100,24 @@ impl Trigger for HealthCheck {
                 Health::Failed(_) => Seen::Breach,
                 Health::Unknown(_) => Seen::Unknown,
             };
-            let phase = window.observe(self.interval, memory.progress(name), at, seen);
+            let phase = window.observe(self.interval, memory.progress(&format!("{own}{name}")), at, seen);
+            if let Health::Unknown(text) = health {
+                unknown.push(format!("{name}: {text}"));
+            }
             match (phase, health) {
                 (Phase::Firing(begin), Health::Failed(text)) => {
                     failing.push(name.clone());
                     why.push(format!("{name}: {text}"));
                     since = Some(since.map_or(begin, |since: Timestamp| since.min(begin)));
                 }
-                (Phase::Unknown, Health::Unknown(text)) => unknown.push(format!("{name}: {text}")),
                 _ => {}
             }
         }
+        let now = found.values().filter(|health| matches!(health, Health::Failed(_))).count();
         let verdict = if !failing.is_empty() {
             Verdict::Firing(Evidence {
+                asked: found.len(),
+                failing: now,
                 summary: format!("{} of {} instances fail: {}", failing.len(), found.len(), why.join("; ")),
                 since,
                 instances: failing,
@@ -104,6 +127,10 @@ impl Trigger for HealthCheck {
             Verdict::Unknown("there is no instance to ask".into())
         } else if unknown.len() == found.len() {
             Verdict::Unknown(unknown.join("; "))
+        } else if now > 0 || !unknown.is_empty() {
+            let why = format!("{now} of {} instances fail, not often enough", found.len());
+            evaluation.add_unproven(&self.component, why);
+            return Ok(evaluation);
         } else {
             Verdict::Hold
         };

@@ -19,12 +19,11 @@ pub trait MetricSource: fmt::Debug + Send + Sync {
     /// `InvalidConfig` for a query that is none, which no repetition mends; else as the source answers.
     async fn sample(&self, query: &str, at: Timestamp) -> Result<Vec<Series>>;
 
-    /// The values of a query that gives one series, from one time to another, one each `step`: what a chart shows.
-    /// Read-only.
+    /// The values of a query from one time to another, one each `step` where there is one: what a chart shows. Read-only.
     ///
     /// # Errors
     /// As [`sample`](Self::sample).
-    async fn range(&self, query: &str, from: Timestamp, to: Timestamp, step: Duration) -> Result<Vec<Point>>;
+    async fn range(&self, query: &str, from: Timestamp, to: Timestamp, step: Duration) -> Result<Vec<Line>>;
 }
 
 /// One value of a query, with the labels that tell it from the others.
@@ -41,6 +40,15 @@ impl Series {
     pub fn of(value: f64) -> Self {
         Self { labels: BTreeMap::new(), value }
     }
+}
+
+/// A series over time.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Line {
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its values, the oldest first.
+    pub points: Vec<Point>,
 }
 
 /// A value at a time.
@@ -108,6 +116,17 @@ impl Scope {
         }
     }
 
+    /// Whether a series with these labels is that of a component.
+    pub(super) fn is_of(&self, component: &ComponentId, labels: &BTreeMap<String, String>) -> bool {
+        match self {
+            Self::One(_) => true,
+            Self::Each { scope_label, name_label, .. } => {
+                labels.get(scope_label).map(String::as_str) == component.scope()
+                    && labels.get(name_label).map(String::as_str) == Some(component.name())
+            }
+        }
+    }
+
     /// The sample of each component, in their order.
     pub(super) fn samples(&self, answer: Result<Vec<Series>>) -> Result<Vec<Sample>> {
         let components = self.components();
@@ -119,14 +138,7 @@ impl Scope {
             }
         };
         let own = |component: &ComponentId| -> Vec<f64> {
-            let fits = |one: &&Series| match self {
-                Self::One(_) => true,
-                Self::Each { scope_label, name_label, .. } => {
-                    one.labels.get(scope_label).map(String::as_str) == component.scope()
-                        && one.labels.get(name_label).map(String::as_str) == Some(component.name())
-                }
-            };
-            series.iter().filter(fits).map(|one| one.value).collect()
+            series.iter().filter(|one| self.is_of(component, &one.labels)).map(|one| one.value).collect()
         };
         let sample = |component: &ComponentId| match own(component).as_slice() {
             [] => Sample::NoData,

@@ -17,7 +17,7 @@
 //! use std::time::Duration;
 //!
 //! use async_trait::async_trait;
-//! use rollback_core::trigger::{Memory, MetricSource, Point, Series, Trigger, Verdict, error_rate};
+//! use rollback_core::trigger::{Line, Memory, MetricSource, Point, Series, Trigger, Verdict, error_rate};
 //! use rollback_core::{ComponentId, Result, Timestamp};
 //!
 //! /// One request in ten fails.
@@ -30,8 +30,8 @@
 //!         Ok(vec![Series::of(if query == "errors" { 10.0 } else { 100.0 })])
 //!     }
 //!
-//!     async fn range(&self, _: &str, from: Timestamp, _: Timestamp, _: Duration) -> Result<Vec<Point>> {
-//!         Ok(vec![Point { at: from, value: 10.0 }])
+//!     async fn range(&self, _: &str, from: Timestamp, _: Timestamp, _: Duration) -> Result<Vec<Line>> {
+//!         Ok(vec![Line { labels: Default::default(), points: vec![Point { at: from, value: 10.0 }] }])
 //!     }
 //! }
 //!
@@ -62,11 +62,12 @@ mod window;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::{ComponentId, Result, Timestamp};
+use crate::{ComponentId, Fingerprint, Result, Timestamp};
 
 pub use baseline::{Baseline, Limit};
 pub use combine::{AllOf, AnyOf, Not};
@@ -75,7 +76,7 @@ pub use health::MockHealthProbe;
 pub use health::{Health, HealthCheck, HealthProbe};
 #[cfg(feature = "mock")]
 pub use metric::MockMetricSource;
-pub use metric::{Metric, MetricSource, Point, Sample, Scope, Series};
+pub use metric::{Line, Metric, MetricSource, Point, Sample, Scope, Series};
 pub use threshold::{Threshold, error_rate, latency_p99};
 pub use verdict::{Evaluation, Evidence, Verdict};
 pub use window::{Phase, Progress, Seen, Window};
@@ -86,6 +87,10 @@ pub use window::{Phase, Progress, Seen, Window};
 pub trait Trigger: fmt::Debug + Send + Sync {
     /// The components of which it gives verdicts.
     fn components(&self) -> Vec<ComponentId>;
+
+    /// How often it is to be evaluated. More often is as well; so seldom that two of these pass, it forgets each time what
+    /// it saw before.
+    fn interval(&self) -> Duration;
 
     /// Looks once, at this time. Read-only.
     ///
@@ -106,6 +111,8 @@ pub trait Trigger: fmt::Debug + Send + Sync {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Memory {
+    /// Which rule it is of: of another one it is worth nothing.
+    rule: Option<Fingerprint>,
     /// By component, and for probes by instance.
     progress: BTreeMap<String, Progress>,
     /// Those of the triggers that one combines.
@@ -113,6 +120,24 @@ pub struct Memory {
 }
 
 impl Memory {
+    /// Forgets what was seen of a component, such as once it has changed.
+    pub fn forget(&mut self, component: &ComponentId) {
+        let own = component.to_string();
+        let of_instance = format!("{own}#");
+        self.keep(|key| key != own && !key.starts_with(&of_instance));
+        for part in &mut self.parts {
+            part.forget(component);
+        }
+    }
+
+    /// Begins anew where what is remembered is of another rule.
+    fn of_rule(&mut self, rule: &str) {
+        let rule = Some(Fingerprint::of(&serde_json::Value::from(rule)));
+        if self.rule != rule {
+            *self = Self { rule, ..Self::default() };
+        }
+    }
+
     fn progress(&mut self, key: &str) -> &mut Progress {
         self.progress.entry(key.to_owned()).or_default()
     }

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::future::try_join;
+use futures::future::{join, try_join};
+use tokio::time::timeout;
 
 use super::baseline::{Baseline, Limit};
-use super::metric::{Metric, MetricSource, Sample, Scope};
+use super::metric::{Metric, MetricSource, Point, Sample, Scope};
 use super::verdict::{Evaluation, Evidence, Verdict};
 use super::window::{Phase, Seen, Window};
 use super::{Memory, Trigger};
@@ -71,19 +72,36 @@ impl Threshold {
                 Baseline::Ago(_) | Baseline::At(_) => vec![*factor, *floor],
             },
         };
-        let wrong = if self.interval.is_zero() {
-            "an interval at which it is evaluated"
-        } else if !numbers.iter().all(|number| number.is_finite()) || self.min_requests.is_nan() {
-            "numbers for its limits"
-        } else {
-            return Ok(());
+        let is_share = matches!(self.metric, Metric::Ratio { .. });
+        let wrong = match (&self.limit, self.window) {
+            _ if self.interval.is_zero() => "an interval at which it is evaluated",
+            _ if !numbers.iter().all(|number| number.is_finite()) || !self.min_requests.is_finite() => {
+                "numbers for its limits"
+            }
+            (Limit::Above(limit), _) if is_share && !(0.0..1.0).contains(limit) => {
+                "as the limit of a share a number below 1: 5 % is 0.05"
+            }
+            (Limit::Below(limit), _) if is_share && !(*limit > 0.0 && *limit <= 1.0) => {
+                "as the limit of a share a number up to 1: 5 % is 0.05"
+            }
+            (Limit::AboveBaseline { factor, .. }, _) if *factor <= 0.0 => "a factor above 0",
+            (Limit::AboveBaseline { baseline: Baseline::Ago(time), .. }, _) if time.is_zero() => {
+                "a baseline of another time"
+            }
+            (_, Window::MOfN { m, n }) if m == 0 || m > n => "m of n with m from 1 to n",
+            (_, Window::InARow(0)) => "a number in a row of at least 1",
+            _ => return Ok(()),
         };
         Err(Error::new(ErrorKind::InvalidConfig, format!("a trigger takes {wrong}")))
     }
 
     /// The value of each component at a time; none where there are too few requests.
     async fn values(&self, at: Timestamp) -> Result<Vec<std::result::Result<Option<f64>, String>>> {
-        let read = async |query: &str| self.scope.samples(self.source.sample(query, at).await);
+        // What comes after the next evaluation is due is no answer.
+        let read = async |query: &str| {
+            let answer = timeout(self.interval, self.source.sample(query, at)).await;
+            self.scope.samples(answer.unwrap_or_else(|_| Err(late(self.interval))))
+        };
         let values = match &self.metric {
             Metric::Value(query) => {
                 read(query).await?.into_iter().map(|sample| value(sample).map(Some)).collect()
@@ -137,10 +155,32 @@ impl Threshold {
         Judged::Value { value, limit, is_breach }
     }
 
+    /// What a chart shows of a component: what cannot be had leaves it empty.
+    async fn points(&self, component: &ComponentId, from: Timestamp, to: Timestamp) -> Vec<Point> {
+        let read = async |query: &str| {
+            let lines = timeout(self.interval, self.source.range(query, from, to, self.interval)).await;
+            let lines = lines.ok().and_then(Result::ok).unwrap_or_default();
+            let own = lines.into_iter().find(|line| self.scope.is_of(component, &line.labels));
+            own.map(|line| line.points).unwrap_or_default()
+        };
+        let mut points = match &self.metric {
+            Metric::Value(query) => read(query).await,
+            Metric::Ratio { errors, requests } => {
+                let (errors, requests) = join(read(errors), read(requests)).await;
+                // Where none was counted there was none.
+                let failed = |at| errors.iter().find(|point| point.at == at).map_or(0.0, |point| point.value);
+                let share = |point: Point| Point { value: failed(point.at) / point.value, ..point };
+                requests.into_iter().map(share).collect()
+            }
+        };
+        points.retain(|point| point.value.is_finite());
+        points
+    }
+
     async fn evidence(
         &self,
-        since: Timestamp,
-        at: Timestamp,
+        component: &ComponentId,
+        (since, at): (Timestamp, Timestamp),
         (value, limit): (f64, f64),
         is_breach: bool,
     ) -> Evidence {
@@ -150,17 +190,6 @@ impl Threshold {
             Metric::Value(_) => format!("{number:.4}"),
         };
         let from = since.saturating_sub(at.since(since).saturating_mul(BEFORE).max(self.interval * 4));
-        // A chart is worth having, and nothing that the verdict hangs on.
-        let points = match (&self.metric, &self.scope) {
-            (Metric::Value(query), Scope::One(_)) => self.source.range(query, from, at, self.interval).await,
-            (Metric::Ratio { errors, requests }, Scope::One(_)) => {
-                let query = format!("({errors}) / ({requests})");
-                self.source.range(&query, from, at, self.interval).await
-            }
-            (_, Scope::Each { .. }) => Ok(Vec::new()),
-        };
-        let mut points = points.unwrap_or_default();
-        points.retain(|point| point.value.is_finite());
         let summary = if is_breach {
             format!("{} is {side} {} since {since}", shown(value), shown(limit))
         } else {
@@ -171,8 +200,8 @@ impl Threshold {
             since: Some(since),
             value: Some(value),
             limit: Some(limit),
-            instances: Vec::new(),
-            points,
+            points: self.points(component, from, at).await,
+            ..Evidence::default()
         }
     }
 }
@@ -203,8 +232,14 @@ impl Trigger for Threshold {
         self.scope.components()
     }
 
+    fn interval(&self) -> Duration {
+        self.interval
+    }
+
     async fn evaluate(&self, at: Timestamp, memory: &mut Memory) -> Result<Evaluation> {
         self.check()?;
+        let Self { metric, limit, window, interval, min_requests, .. } = self;
+        memory.of_rule(&format!("{metric:?} {limit:?} {window:?} {interval:?} {min_requests}"));
         let (values, limits) = try_join(self.values(at), self.limits(at)).await?;
         let components = self.scope.components();
         let names: Vec<String> = components.iter().map(ToString::to_string).collect();
@@ -215,18 +250,32 @@ impl Trigger for Threshold {
             let judged = self.judge(value, limits.as_mut().and_then(Iterator::next));
             let seen = match &judged {
                 Judged::Value { is_breach: true, .. } => Seen::Breach,
-                Judged::Value { .. } | Judged::TooFew => Seen::Good,
-                Judged::Unknown(_) => Seen::Unknown,
+                Judged::Value { .. } => Seen::Good,
+                Judged::TooFew | Judged::Unknown(_) => Seen::Unknown,
             };
             let phase = self.window.observe(self.interval, memory.progress(name), at, seen);
             let verdict = match (phase, judged) {
-                (Phase::Unknown, Judged::Unknown(why)) => Verdict::Unknown(why),
-                (Phase::Unknown, _) => Verdict::Unknown("it was not known at this time".into()),
-                (Phase::Firing(since), Judged::Value { value, limit, is_breach }) => {
-                    Verdict::Firing(self.evidence(since, at, (value, limit), is_breach).await)
+                (_, Judged::Unknown(why)) => Verdict::Unknown(why),
+                (_, Judged::TooFew) => {
+                    evaluation.add_unproven(component, "there are too few requests to tell".into());
+                    continue;
+                }
+                // Of m of n one may be good.
+                (Phase::Firing(since), Judged::Value { value, limit, is_breach })
+                    if is_breach || matches!(self.window, Window::MOfN { .. }) =>
+                {
+                    Verdict::Firing(self.evidence(component, (since, at), (value, limit), is_breach).await)
+                }
+                (Phase::Pending(since), _) => {
+                    evaluation.add_unproven(component, format!("it is beyond its limit since {since}"));
+                    continue;
                 }
                 // Of a late sample the phase is that of the one before, and there is nothing to show for it.
-                (Phase::Firing(_) | Phase::Hold | Phase::Pending(_), _) => Verdict::Hold,
+                (Phase::Unknown | Phase::Firing(_), _) => {
+                    evaluation.add_unproven(component, "the sample is late".into());
+                    continue;
+                }
+                (Phase::Hold, _) => Verdict::Hold,
             };
             evaluation.add(component, verdict);
         }
@@ -234,8 +283,17 @@ impl Trigger for Threshold {
     }
 }
 
+/// That there was no answer in time.
+pub(super) fn late(after: Duration) -> Error {
+    Error::new(ErrorKind::Timeout, format!("there was no answer within {} s", after.as_secs()))
+        .temporary(None)
+}
+
 /// More than 5 % of the requests of a component fail, for 5 minutes, with at least 100 requests: in the unit of the
-/// queries, which are best `increase(…[5m])`.
+/// queries, which are best `increase(…[1m])`.
+///
+/// A query looks back itself. One that looks back as long as the breach has to last shows a failure of a minute for six,
+/// and fires after it is over; a minute is short enough, and long enough for four scrapes.
 pub fn error_rate(
     source: Arc<dyn MetricSource>,
     component: ComponentId,

@@ -59,7 +59,7 @@ pub struct Progress {
     last: Option<Timestamp>,
     /// When something was known last.
     known: Option<Timestamp>,
-    /// Since when all that is known was a breach.
+    /// Since when all that is known was a breach; of m of n, since when there was always one among the last.
     since: Option<Timestamp>,
     /// How many breaches in a row that are.
     row: u32,
@@ -118,6 +118,7 @@ impl Progress {
     }
 
     fn take(&mut self, window: Window, at: Timestamp, is_breach: bool) {
+        let before = self.since;
         self.known = Some(at);
         if is_breach {
             self.since.get_or_insert(at);
@@ -131,6 +132,9 @@ impl Progress {
             while self.recent.len() > usize::try_from(n).unwrap_or(usize::MAX) {
                 self.recent.pop_front();
             }
+            // It has not ended while there is one among the last.
+            let first = self.recent.iter().find(|(_, is_breach)| *is_breach).map(|(at, _)| *at);
+            self.since = first.map(|first| before.unwrap_or(first));
         }
     }
 
@@ -139,10 +143,8 @@ impl Progress {
             Window::For(time) => (self.since, self.since.is_some_and(|since| at.since(since) >= time)),
             Window::InARow(count) => (self.since, self.row >= count.max(1)),
             Window::MOfN { m, .. } => {
-                let mut breaches = self.recent.iter().filter(|(_, is_breach)| *is_breach);
-                let first = breaches.next().map(|(at, _)| *at);
-                let count = breaches.count() + usize::from(first.is_some());
-                (first, count >= usize::try_from(m.max(1)).unwrap_or(usize::MAX))
+                let count = self.recent.iter().filter(|(_, is_breach)| *is_breach).count();
+                (self.since, count >= usize::try_from(m.max(1)).unwrap_or(usize::MAX))
             }
         };
         match (since, is_enough) {
@@ -260,10 +262,15 @@ mod tests {
             }
             Window::InARow(count) => (row.last().map(|(at, _)| *at), row.len() >= count.max(1) as usize),
             Window::MOfN { m, n } => {
-                let from = counted.len().saturating_sub(n as usize);
-                let breaches: Vec<_> =
-                    counted[from..].iter().filter(|(_, seen)| *seen == Seen::Breach).collect();
-                (breaches.first().map(|(at, _)| *at), breaches.len() >= m.max(1) as usize)
+                let breaches = |end: usize| -> Vec<_> {
+                    let from = end.saturating_sub(n as usize);
+                    counted[from..end].iter().filter(|(_, seen)| *seen == Seen::Breach).collect()
+                };
+                // Back to where there was none among the last.
+                let quiet = (1..=counted.len()).rev().find(|end| breaches(*end).is_empty()).unwrap_or(0);
+                let first = counted[quiet..].iter().find(|(_, seen)| *seen == Seen::Breach);
+                let now = breaches(counted.len());
+                (first.filter(|_| !now.is_empty()).map(|(at, _)| *at), now.len() >= m.max(1) as usize)
             }
         };
         match (since, is_enough) {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use proptest::prelude::*;
 use rollback_core::trigger::{
-    AllOf, AnyOf, Baseline, Health, HealthCheck, HealthProbe, Limit, Memory, Metric, MetricSource, Not,
-    Point, Scope, Series, Threshold, Trigger, Verdict, Window, error_rate, latency_p99,
+    AllOf, AnyOf, Baseline, Evaluation, Health, HealthCheck, HealthProbe, Limit, Line, Memory, Metric,
+    MetricSource, Not, Point, Scope, Series, Threshold, Trigger, Verdict, Window, error_rate, latency_p99,
 };
 use rollback_core::{ComponentId, Error, ErrorKind, Result, Timestamp};
 
@@ -39,9 +39,10 @@ impl MetricSource for Metrics {
         }
     }
 
-    async fn range(&self, _: &str, from: Timestamp, to: Timestamp, step: Duration) -> Result<Vec<Point>> {
+    async fn range(&self, _: &str, from: Timestamp, to: Timestamp, step: Duration) -> Result<Vec<Line>> {
         assert!(from < to && !step.is_zero());
-        Ok(vec![Point { at: from, value: 0.0 }, Point { at: to, value: 1.0 }])
+        let points = vec![Point { at: from, value: 1.0 }, Point { at: to, value: 2.0 }];
+        Ok(vec![Line { labels: BTreeMap::new(), points }])
     }
 }
 
@@ -128,13 +129,18 @@ async fn what_is_missing_is_never_a_reason() {
     ] {
         let (metrics, mut watch) = rate();
         metrics.set("errors", 900.0);
+        watch.quiet(150).await;
         metrics.answer(query, answer.clone());
-        let verdict = watch.quiet(1200).await;
+        let verdict = watch.quiet(60).await;
         assert!(matches!(verdict, Verdict::Unknown(_)), "{query} {answer:?}: {verdict:?}");
-        // And what was pending before does not go on for ever.
+        // What was pending before has begun anew.
         metrics.set("errors", 900.0);
         metrics.set("requests", 1000.0);
         assert!(!is_firing(&watch.quiet(300).await), "{query} {answer:?}");
+        assert!(is_firing(&watch.look().await), "{query} {answer:?}");
+        metrics.answer(query, answer.clone());
+        let verdict = watch.quiet(1200).await;
+        assert!(matches!(verdict, Verdict::Unknown(_)), "{query} {answer:?}: {verdict:?}");
     }
     let (metrics, mut watch) = rate();
     assert_eq!(watch.quiet(1200).await, Verdict::Hold, "no series of errors beside requests is no error");
@@ -143,6 +149,17 @@ async fn what_is_missing_is_never_a_reason() {
     assert_eq!(watch.quiet(1200).await, Verdict::Hold, "one of three requests says nothing");
     metrics.set("requests", 0.0);
     assert_eq!(watch.quiet(1200).await, Verdict::Hold);
+    let seen = watch.trigger.evaluate(after(80_000), &mut watch.memory).await.unwrap();
+    assert!(!seen.is_well(&web("web")), "no traffic is no proof of health");
+    // Nor does a dip of the traffic begin anew.
+    metrics.set("requests", 1000.0);
+    metrics.set("errors", 900.0);
+    watch.seconds = 85_000;
+    watch.quiet(150).await;
+    metrics.set("requests", 99.0);
+    watch.look().await;
+    metrics.set("requests", 1000.0);
+    assert!(is_firing(&watch.quiet(150).await));
     metrics.answer("errors", Err(ErrorKind::InvalidConfig));
     let error = watch.trigger.evaluate(after(90_000), &mut watch.memory).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidConfig, "a query that is none is told at once");
@@ -264,6 +281,15 @@ async fn combined_triggers_follow_a_logic_of_three_values() {
     for (query, expected) in [("fires", 'h'), ("holds", 'f'), ("absent", 'u')] {
         assert_eq!(look(&Not(part(query))).await, expected, "{query}");
     }
+    // What holds only because nothing is known for long enough is nothing to conclude from.
+    let metric = Metric::Value("fires".into());
+    let pending = Threshold::new(metrics.clone(), web("web"), metric, Limit::Above(1.0), Window::InARow(2));
+    assert_eq!(look(&Not(Arc::new(pending))).await, 'u');
+    let metric = Metric::Value("fires".into());
+    let other = Threshold::new(metrics.clone(), web("other"), metric, Limit::Above(1.0), Window::InARow(1));
+    let both = AllOf(vec![part("fires"), Arc::new(other)]);
+    let error = both.evaluate(start(), &mut Memory::default()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidConfig, "one would be judged by a part of them");
 }
 
 #[tokio::test]
@@ -284,6 +310,43 @@ async fn who_takes_over_goes_on_with_what_is_pending() {
 }
 
 #[tokio::test]
+async fn what_is_remembered_belongs_to_a_component_and_a_rule() {
+    let (metrics, mut watch) = rate();
+    metrics.set("errors", 600.0);
+    watch.quiet(285).await;
+    let mut forgotten = watch.memory.clone();
+    forgotten.forget(&web("other"));
+    assert_eq!(forgotten, watch.memory);
+    forgotten.forget(&web("web"));
+    let seen = watch.trigger.evaluate(after(300), &mut forgotten).await.unwrap();
+    assert_eq!(seen.of(&web("web")), Verdict::Hold);
+    let mut other = watch.trigger.clone();
+    other.limit = Limit::Above(0.1);
+    let seen = other.evaluate(after(300), &mut watch.memory.clone()).await.unwrap();
+    assert_eq!(seen.of(&web("web")), Verdict::Hold, "another rule has seen nothing yet");
+    watch.look().await;
+    let seen = watch.trigger.evaluate(after(315), &mut watch.memory).await.unwrap();
+    assert!(is_firing(&seen.of(&web("web"))));
+    let stored = serde_json::to_string(&seen).unwrap();
+    assert_eq!(serde_json::from_str::<Evaluation>(&stored).unwrap(), seen);
+}
+
+#[tokio::test]
+async fn since_when_is_not_younger_than_it_was() {
+    let metrics = Arc::new(Metrics::default());
+    metrics.set("x", 2.0);
+    let metric = Metric::Value("x".into());
+    let window = Window::MOfN { m: 3, n: 4 };
+    let mut watch = Watch::new(Threshold::new(metrics, web("web"), metric, Limit::Above(1.0), window));
+    let mut last = Verdict::Hold;
+    for _ in 0..100 {
+        last = watch.look().await;
+    }
+    let Verdict::Firing(evidence) = last else { panic!("all of them are") };
+    assert_eq!(evidence.since, Some(after(15)));
+}
+
+#[tokio::test]
 async fn what_could_never_fire_is_an_error() {
     let metrics = Arc::new(Metrics::default());
     for limit in [
@@ -295,6 +358,13 @@ async fn what_could_never_fire_is_an_error() {
         let error = trigger.evaluate(start(), &mut Memory::default()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidConfig);
     }
+    let mut five = error_rate(metrics.clone(), web("web"), "errors", "requests");
+    five.limit = Limit::Above(5.0);
+    let mut never = error_rate(metrics, web("web"), "errors", "requests");
+    never.window = Window::MOfN { m: 5, n: 3 };
+    for trigger in [five, never] {
+        assert!(trigger.evaluate(start(), &mut Memory::default()).await.is_err(), "{trigger:?}");
+    }
 }
 
 fn samples() -> impl Strategy<Value = Vec<Option<f64>>> {
@@ -305,7 +375,7 @@ fn samples() -> impl Strategy<Value = Vec<Option<f64>>> {
 proptest! {
     #[test]
     fn it_fires_only_on_numbers_that_were_beyond_the_limit_all_the_time(samples in samples()) {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let fired = runtime.block_on(async {
             let metrics = Arc::new(Metrics::default());
             let (metric, window) = (Metric::Value("x".into()), Window::For(Duration::from_secs(45)));

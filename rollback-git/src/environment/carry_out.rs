@@ -15,6 +15,7 @@ use super::content::{Content, Ends, Object, is_dying, is_never_pruned, mismatch}
 use super::key::Key;
 use super::outcome::{Preview, refusal};
 use super::pin::Parent;
+use super::prune::claimed;
 use super::wanted::{
     self, DEFINITIONS, Marks, Wanted, configuration, covers, is_scaled, keep_replicas, wave,
     with_encoded_data,
@@ -98,7 +99,8 @@ impl KustomizeEnvironment {
         }
         for wave in waves.into_iter().rev() {
             let now = deletions.iter().filter(|due| self::wave(due.key) == wave);
-            let all = now.map(|due| self.delete(cx, due, live.get(due.key))).collect();
+            let id = parent.as_ref().map(Parent::id);
+            let all = now.map(|due| self.remove(cx, due, live.get(due.key), id.as_deref())).collect();
             all_or_first_error(all).await?;
         }
         match &parent {
@@ -152,8 +154,7 @@ impl KustomizeEnvironment {
         let rendered = self.rendered_for(&ends.to, open.iter().any(|(.., to)| to.is_some())).await?;
         let namespaces: BTreeSet<String> =
             open.iter().filter_map(|(key, ..)| key.namespace.clone()).collect();
-        let is_scalable = |key: &Key| rendered.get(key).is_some_and(|w| w.object.get("spec").is_some());
-        let scaled = if open.iter().any(|(key, ..)| is_scalable(key)) {
+        let scaled = if open.iter().any(|(.., to)| to.is_some()) {
             wanted::scaled(&self.cluster, &rendered, &namespaces).await?
         } else {
             BTreeSet::new()
@@ -292,22 +293,42 @@ impl KustomizeEnvironment {
             let force = forced && !due.scaled;
             let applied = self.cluster.apply(cx, &self.id, (&path, &what), force, configure).await;
             let Err(error) = applied else { return Ok(()) };
+            if due.key.is_secret() && error.kind() == ErrorKind::Refused {
+                let message = format!(
+                    "the server refuses {}: its words are not repeated, since they may hold data",
+                    due.key
+                );
+                return Err(Error::new(ErrorKind::Refused, message));
+            }
             let others = field_conflicts(&error);
             let is_scaler = |other: &FieldConflict| other.field == ".spec.replicas";
             if !due.scaled || others.is_empty() || (!forced && !others.iter().all(is_scaler)) {
                 return Err(error);
             }
             if !others.iter().any(is_scaler) {
-                let without = |live: Option<&Value>| {
-                    let mut config = configure(live)?;
-                    config["spec"].as_object_mut().and_then(|spec| spec.remove("replicas"));
-                    Ok(config)
-                };
-                return self.cluster.apply(cx, &self.id, (&path, &what), true, without).await.map(drop);
+                // Of the replicas it still takes no more than nobody else has.
+                return self.cluster.apply(cx, &self.id, (&path, &what), true, configure).await.map(drop);
             }
         }
         let message = format!("{}: an autoscaler goes on changing its replicas", due.key);
         Err(Error::new(ErrorKind::Conflict, message).temporary(None))
+    }
+
+    /// Deletes what nobody has claimed since it was planned.
+    async fn remove(
+        &self,
+        cx: &StepContext,
+        due: &Due<'_>,
+        live: Option<&Value>,
+        id: Option<&str>,
+    ) -> Result<()> {
+        if let Some(why) = live.and_then(|live| claimed(live, id)) {
+            let message = format!("{} is not deleted: {why}", due.key);
+            return Err(
+                Error::new(ErrorKind::Conflict, message).with_hint("see who did that, then plan again")
+            );
+        }
+        self.delete(cx, due, live).await
     }
 
     async fn delete(&self, cx: &StepContext, due: &Due<'_>, live: Option<&Value>) -> Result<()> {

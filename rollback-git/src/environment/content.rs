@@ -29,6 +29,10 @@ pub(crate) struct Content {
     pub(crate) home: Option<String>,
     /// What the pin says; none where there is no pin.
     pub(crate) pin: Option<Pin>,
+    /// What is otherwise than its revision has it, and cannot be brought back from here: objects that are missing, and
+    /// Secrets with other data.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) differs: Vec<Key>,
     /// The objects that a partial change is restricted to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) picked: Vec<String>,
@@ -71,6 +75,9 @@ pub(crate) struct Object {
     /// A hash of the UID of the object in whose place another is created.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) replaces: Option<Fingerprint>,
+    /// Whether the server assigns node ports to it, which no manifest says.
+    #[serde(default)]
+    pub(crate) assigned: bool,
     /// Hashes of the values that the change touches, by JSON pointer, with whatever else will do; none of what is
     /// absent. No values at all where they cannot be known beforehand: then it is enough that the object is there.
     pub(crate) values: BTreeMap<String, Vec<Option<Fingerprint>>>,
@@ -90,11 +97,12 @@ impl Content {
             .iter()
             .filter_map(|(key, object)| Some((String::from(key.clone()), object.as_ref()?.drift.as_ref()?)))
             .collect();
-        if drift.is_empty() && self.picked.is_empty() && !self.unpruned {
+        if drift.is_empty() && self.picked.is_empty() && self.differs.is_empty() && !self.unpruned {
             return self.files.clone();
         }
         Fingerprint::of(&json!({
-            "files": self.files, "drift": drift, "picked": self.picked, "unpruned": self.unpruned,
+            "files": self.files, "drift": drift, "picked": self.picked, "differs": self.differs,
+            "unpruned": self.unpruned,
         }))
     }
 
@@ -180,7 +188,8 @@ pub(crate) fn mismatch(key: &Key, wanted: Option<&Object>, live: Option<&Value>)
         (None, Some(_)) if is_never_pruned(key) => None,
         (None, Some(_)) => Some("it is there".to_owned()),
         (Some(_), None) => Some("it is not there".to_owned()),
-        (Some(wanted), Some(live)) => {
+        (Some(wanted_object), Some(live)) => {
+            let wanted = wanted_object;
             let uid = json::uid(live);
             if wanted.uid.as_ref().is_some_and(|wanted| *wanted != Fingerprint::of(&json!(uid))) {
                 return Some("another object of the same name".to_owned());
@@ -190,7 +199,7 @@ pub(crate) fn mismatch(key: &Key, wanted: Option<&Object>, live: Option<&Value>)
             }
             let key = if wanted.uid.is_some() { uid } else { "" };
             let differs = |(path, wanted): (&String, &Vec<Option<Fingerprint>>)| {
-                let found = at(live, path).map(|value| print(key, value));
+                let found = at(live, path).map(|value| print(key, value, wanted_object.assigned));
                 (!wanted.contains(&found)).then(|| path.clone())
             };
             wanted.values.iter().find_map(differs)
@@ -212,9 +221,17 @@ pub(crate) fn is_never_pruned(key: &Key) -> bool {
         )
 }
 
-/// The hash of a value, keyed so that it cannot be guessed from the hash alone.
-pub(crate) fn print(key: &str, value: &Value) -> Fingerprint {
-    Fingerprint::of(&json!([key, value]))
+/// The hash of a value, keyed so that it cannot be guessed from the hash alone; without node ports where the server
+/// assigns them.
+pub(crate) fn print(key: &str, value: &Value, assigned: bool) -> Fingerprint {
+    let Some(ports) = value.as_array().filter(|_| assigned) else {
+        return Fingerprint::of(&json!([key, value]));
+    };
+    let mut ports = ports.clone();
+    for port in ports.iter_mut().filter_map(Value::as_object_mut) {
+        port.remove("nodePort");
+    }
+    Fingerprint::of(&json!([key, ports]))
 }
 
 /// The value at a path as [`json::diff`] writes it: items of lists by their names.
@@ -261,7 +278,25 @@ pub(crate) fn differences(live: &Value, result: &Value) -> Vec<FieldChange> {
         }
         object
     };
-    let mut changes = json::diff("", Some(&plain(live)), Some(&plain(result)));
+    let changes = json::diff("", Some(&plain(live)), Some(&plain(result)));
+    // Each label and annotation is one of its own: others may add theirs beside it.
+    let mut split = Vec::new();
+    for change in changes {
+        if !matches!(change.path.as_str(), "/metadata/labels" | "/metadata/annotations") {
+            split.push(change);
+            continue;
+        }
+        let members =
+            |side: &Option<Value>| side.as_ref().and_then(Value::as_object).cloned().unwrap_or_default();
+        let (from, to) = (members(&change.from), members(&change.to));
+        let keys: BTreeSet<&String> = from.keys().chain(to.keys()).collect();
+        split.extend(keys.into_iter().filter(|key| from.get(*key) != to.get(*key)).map(|key| FieldChange {
+            path: format!("{}/{}", change.path, json::token(key)),
+            from: from.get(key).cloned(),
+            to: to.get(key).cloned(),
+        }));
+    }
+    let mut changes = split;
     // An empty list and none are the same.
     changes.retain(|change| {
         let given = |side: &Option<Value>| side.as_ref().is_some_and(|value| !is_empty(value));

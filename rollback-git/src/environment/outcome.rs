@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rollback_core::{Disposition, Error, ErrorKind, FieldChange, Fingerprint, Result};
-use rollback_k8s::backend::{FieldConflict, applied_part, field_conflicts};
+use rollback_k8s::backend::{FieldConflict, applied_part, field_conflicts, overlay};
 use rollback_k8s::json;
 use serde_json::{Value, json};
 
-use super::content::{Object, at, differences, is_dying, merge_patch, print};
+use super::content::{Object, at, differences, is_dying, is_never_pruned, merge_patch, print};
 use super::key::Key;
 use super::pin::PART_OF;
 use super::prepare::Aim;
@@ -27,9 +27,18 @@ pub(super) struct Outcome {
     pub(super) ends: Option<(Option<Object>, Object)>,
     pub(super) diff: Vec<FieldChange>,
     pub(super) notes: Vec<String>,
+    /// Whether it is otherwise than its revision has it, in what cannot be brought back.
+    pub(super) differs: bool,
+    /// Why it cannot be taken back.
+    pub(super) irreversible: Option<String>,
 }
 
 impl Outcome {
+    /// Nothing becomes of it.
+    fn told(key: &Key, notes: Vec<String>) -> Self {
+        Self { key: key.clone(), ends: None, diff: Vec::new(), notes, differs: false, irreversible: None }
+    }
+
     /// Whether nothing of it is for people.
     pub(super) fn is_bookkeeping(&self) -> bool {
         self.diff.is_empty() && self.ends.as_ref().is_none_or(|(from, _)| from.is_some())
@@ -104,31 +113,59 @@ impl KustomizeEnvironment {
             if live.is_some_and(|live| !covers(&wanted.object, live)) {
                 notes.push(format!("{key} differs, and stays as it is: --include-crds takes it back, too"));
             }
-            return Ok(Ok(Outcome { key: key.clone(), ends: None, diff: Vec::new(), notes }));
+            return Ok(Ok(Outcome::told(key, notes)));
         }
         let scaled = is_scaled(&context.scaled, key);
         let config = configuration(&wanted.object, drift, &[], &context.to_marks);
+        let mut config_now = config.clone();
+        if scaled {
+            keep_replicas(&mut config_now, live);
+        }
         let (result, conflicts) = match self.preview(key, wanted, config, live, scaled).await? {
             Preview::Refused(error) => {
-                let old =
-                    live.filter(|_| self.options.replace.iter().any(|pick| pick.picks(key, &wanted.object)));
-                let Some(old) = old else { return Ok(Err((key.clone(), error))) };
+                let may_be = is_immutable(&error.to_string())
+                    && !is_never_pruned(key)
+                    && self.options.replace.iter().any(|pick| pick.picks(key, &wanted.object));
+                let Some(old) = live.filter(|_| may_be) else { return Ok(Err((key.clone(), error))) };
+                // The new one must be acceptable before the old one goes.
+                let mut other = configuration(&wanted.object, drift, &[], &context.to_marks);
+                let name =
+                    format!("{}-try", key.name.get(..40).unwrap_or(&key.name).trim_end_matches(['-', '.']));
+                other["metadata"]["name"] = json!(name);
+                let place = wanted.spot.path(&Key { name, ..key.clone() });
+                if let Err(error) = self.cluster.dry_apply((&place, &other), None, false).await {
+                    return Ok(Err((key.clone(), error)));
+                }
                 return Ok(Ok(replaced(key, wanted, old, drift)));
             }
             Preview::Unproven(why) => {
                 notes.push(format!("{key} is not proven before it is written: {why}"));
-                (None, Vec::new())
+                // As far as it can be told from here.
+                let result = live.filter(|live| !is_dying(live)).map(|live| {
+                    let mut result = live.clone();
+                    overlay(&mut result, &config_now);
+                    result
+                });
+                (result, Vec::new())
             }
             Preview::Becomes { result, conflicts } => (Some(*result), conflicts),
         };
+        let mut irreversible = None;
         if !conflicts.is_empty() {
             notes.push(told(key, &conflicts, self.options.force_conflicts));
+            if self.options.force_conflicts {
+                irreversible = Some(format!("{key}: fields that others own are taken over"));
+            }
         }
+        // Ports that no manifest names are the server's to choose.
+        let names_ports =
+            json::items(&config_now, "/spec/ports").iter().any(|port| port.get("nodePort").is_some());
         let mut to = Object {
             api_version: wanted.spot.api_version.clone(),
             plural: wanted.spot.served.plural().to_owned(),
             uid: None,
             replaces: None,
+            assigned: key.kind == "Service" && !names_ports,
             values: BTreeMap::new(),
             drift: drift.cloned(),
             kept: conflicts.into_iter().map(|conflict| conflict.field).collect(),
@@ -139,32 +176,41 @@ impl KustomizeEnvironment {
         let (Some(live), Some(result)) = (live.filter(|live| !is_dying(live)), result) else {
             if live.is_some_and(is_dying) {
                 notes.push(format!("{key} is being deleted: it is waited for, and created again"));
-            } else if live.is_some() {
-                // It is there, and cannot be tried: it is applied, and counts as there.
-                let from = Object { drift: None, kept: Vec::new(), ..to.clone() };
-                let ends = Some((Some(from), to));
-                return Ok(Ok(Outcome { key: key.clone(), ends, diff: Vec::new(), notes }));
             }
             let diff = vec![FieldChange { path: path_of(key), from: None, to: Some(json!("present")) }];
-            return Ok(Ok(Outcome { key: key.clone(), ends: Some((None, to)), diff, notes }));
+            // One that its own revision has is missing.
+            let differs = context.from.is_some_and(|side| side.objects.contains_key(key));
+            let ends = Some((None, to));
+            return Ok(Ok(Outcome { key: key.clone(), ends, diff, notes, differs, irreversible }));
         };
         let mut fields = differences(live, &result);
         if scaled {
             fields.retain(|field| field.path != "/spec/replicas");
         }
-        if fields.is_empty() {
-            return Ok(Ok(Outcome { key: key.clone(), ends: None, diff: Vec::new(), notes }));
+        // What neither the manifest says nor anybody applied is the server's, which may choose another value.
+        let part = applied_part(live);
+        let is_ours = |field: &FieldChange| {
+            at(&config_now, &field.path).is_some()
+                || (at(&part, &field.path).is_some() && at(&result, &field.path).is_none())
+        };
+        if !fields.iter().any(is_ours) {
+            return Ok(Ok(Outcome::told(key, notes)));
         }
         let uid = json::uid(live);
-        let print_of = |object: &Value, path: &str| at(object, path).map(|value| print(uid, value));
+        let assigned = to.assigned;
+        let print_of = |object: &Value, path: &str| at(object, path).map(|value| print(uid, value, assigned));
         to.uid = Some(Fingerprint::of(&json!(uid)));
-        to.values =
-            fields.iter().map(|field| (field.path.clone(), vec![print_of(&result, &field.path)])).collect();
-        let mut from = Object { drift: None, kept: Vec::new(), ..to.clone() };
+        to.values = fields
+            .iter()
+            .filter(|field| is_ours(field))
+            .map(|field| (field.path.clone(), vec![print_of(&result, &field.path)]))
+            .collect();
+        // What others keep they keep on the way back, too.
+        let mut from = Object { drift: None, ..to.clone() };
         for (path, values) in &mut from.values {
             *values = vec![print_of(live, path)];
         }
-        self.find_drift(key, wanted, live, scaled, context, (&mut from, &mut notes)).await?;
+        let differs = self.find_drift(key, wanted, live, scaled, context, (&mut from, &mut notes)).await?;
         for field in fields.iter().filter(|field| field.path == "/spec/replicas") {
             if let (Some(from), Some(to)) = (&field.from, &field.to)
                 && from.as_i64() > to.as_i64()
@@ -173,10 +219,10 @@ impl KustomizeEnvironment {
             }
         }
         let diff = fields.into_iter().filter_map(|field| shown(key, field)).collect();
-        Ok(Ok(Outcome { key: key.clone(), ends: Some((Some(from), to)), diff, notes }))
+        Ok(Ok(Outcome { key: key.clone(), ends: Some((Some(from), to)), diff, notes, differs, irreversible }))
     }
 
-    /// What somebody else made of an object since its revision was applied.
+    /// What somebody else made of an object since its revision was applied. Answers whether that cannot be brought back.
     async fn find_drift(
         &self,
         key: &Key,
@@ -185,22 +231,25 @@ impl KustomizeEnvironment {
         scaled: bool,
         context: &Context<'_>,
         (from, notes): (&mut Object, &mut Vec<String>),
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let rendered = context.from.and_then(|side| side.objects.get(key));
         if key.is_secret() {
             let rendered = rendered.map(|rendered| with_encoded_data(&rendered.object));
             if rendered.as_ref().is_some_and(|rendered| covers(rendered, live)) {
-                return Ok(());
+                return Ok(false);
             }
             notes.push(format!("{key} is not what its revision holds: going back cannot bring that back"));
             let uid = json::uid(live);
             for (path, values) in &mut from.values {
                 // After going back it is as rendered.
                 values.push(
-                    rendered.as_ref().and_then(|object| at(object, path)).map(|value| print(uid, value)),
+                    rendered
+                        .as_ref()
+                        .and_then(|object| at(object, path))
+                        .map(|value| print(uid, value, false)),
                 );
             }
-            return Ok(());
+            return Ok(true);
         }
         let null = Value::Null;
         let object = rendered.map_or(&null, |rendered| &rendered.object);
@@ -217,7 +266,7 @@ impl KustomizeEnvironment {
                 spec.remove("replicas");
             }
         }
-        let Some(patch) = merge_patch(&config, &part) else { return Ok(()) };
+        let Some(patch) = merge_patch(&config, &part) else { return Ok(false) };
         if rendered.is_some() {
             // The server may only write it in another way.
             let place = wanted.spot.path(key);
@@ -226,12 +275,12 @@ impl KustomizeEnvironment {
             }
             let applied = self.cluster.dry_apply((&place, &config), Some(live), true).await;
             if applied.is_ok_and(|applied| differences(live, &applied).is_empty()) {
-                return Ok(());
+                return Ok(false);
             }
             notes.push(format!("{key} was changed by somebody since its revision was applied"));
         }
         from.drift = Some(patch);
-        Ok(())
+        Ok(false)
     }
 
     /// What the server would make of a configuration.
@@ -277,6 +326,10 @@ impl KustomizeEnvironment {
                 conflicts.extend(found);
                 continue;
             }
+            if key.is_secret() && error.kind() == ErrorKind::Refused {
+                let message = "its words are not repeated, since they may hold data";
+                return Ok(Preview::Refused(Error::new(ErrorKind::Refused, message)));
+            }
             return refused_or_failed(error);
         }
         let message = "others go on taking fields of it";
@@ -292,6 +345,7 @@ fn replaced(key: &Key, wanted: &Wanted, old: &Value, drift: Option<&Value>) -> O
         plural: wanted.spot.served.plural().to_owned(),
         uid: None,
         replaces: uid.clone(),
+        assigned: false,
         values: BTreeMap::new(),
         drift: drift.cloned(),
         kept: Vec::new(),
@@ -302,7 +356,25 @@ fn replaced(key: &Key, wanted: &Wanted, old: &Value, drift: Option<&Value>) -> O
     let notes = vec![format!(
         "{key} is deleted and created again, and there is no way back to the one that is there"
     )];
-    Outcome { key: key.clone(), ends: Some((Some(from), to)), diff, notes }
+    let irreversible = Some(format!("{key} is replaced by another object"));
+    Outcome { key: key.clone(), ends: Some((Some(from), to)), diff, notes, differs: false, irreversible }
+}
+
+/// What the server says, without the whole object that it repeats.
+fn brief(message: &str) -> String {
+    const VALUE: &str = "Invalid value: ";
+    match (message.find(VALUE), message.rfind("}: ")) {
+        (Some(begin), Some(end)) if begin < end => {
+            let head = message.get(..begin + VALUE.len()).unwrap_or_default();
+            format!("{head}…: {}", message.get(end + 3..).unwrap_or_default())
+        }
+        _ => message.to_owned(),
+    }
+}
+
+/// Whether the server refuses a field because it cannot be changed.
+fn is_immutable(message: &str) -> bool {
+    ["immutable", "updates to statefulset spec", "may not change"].iter().any(|part| message.contains(part))
 }
 
 /// How a difference names its object.
@@ -364,20 +436,9 @@ pub(super) fn refusal(refused: &[(Key, Error)]) -> Result<()> {
     let is_alike = refused.iter().all(|(_, error)| error.kind() == first.kind());
     let kind = if is_alike { first.kind() } else { ErrorKind::Refused };
     let hint = first.hint().map(str::to_owned);
-    // The server repeats what it finds wrong.
-    let why = |key: &Key, error: &Error| {
-        if key.is_secret() {
-            "it does not say what would not show data".to_owned()
-        } else {
-            error.report().message
-        }
-    };
-    let told: Vec<_> = refused.iter().map(|(key, error)| format!("{key}: {}", why(key, error))).collect();
-    let is_immutable = told.iter().any(|text| {
-        text.contains("immutable")
-            || text.contains("updates to statefulset spec")
-            || text.contains("may not change")
-    });
+    let told: Vec<_> =
+        refused.iter().map(|(key, error)| format!("{key}: {}", brief(&error.to_string()))).collect();
+    let is_immutable = refused.iter().any(|(_, error)| is_immutable(&error.to_string()));
     let message = format!("the server refuses {} of the objects: {}", refused.len(), told.join("; "));
     let error = Error::new(kind, message);
     Err(if is_immutable {

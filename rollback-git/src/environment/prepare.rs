@@ -118,6 +118,7 @@ impl KustomizeEnvironment {
             home: Some(standing.parent.namespace().to_owned()),
             pin,
             picked: Vec::new(),
+            differs: Vec::new(),
             last_applied,
             forced: self.options.force_conflicts,
             unpruned: false,
@@ -134,10 +135,14 @@ impl KustomizeEnvironment {
         doomed: BTreeMap<Key, Object>,
         (mut warnings, count): (Vec<String>, usize),
     ) -> Result<Vec<Change>> {
-        let mut diff = Vec::new();
+        let (mut diff, mut irreversible) = (Vec::new(), None);
         let (mut changed, mut created) = (0, 0);
         for outcome in outcomes {
             warnings.extend(outcome.notes);
+            irreversible = irreversible.or(outcome.irreversible);
+            if outcome.differs {
+                begin.differs.push(outcome.key.clone());
+            }
             let Some((from, reached)) = outcome.ends else { continue };
             created += usize::from(from.is_none());
             changed += usize::from(from.is_some() && !outcome.diff.is_empty());
@@ -152,7 +157,8 @@ impl KustomizeEnvironment {
         ));
         let warnings = unique(warnings);
         if doomed.is_empty() {
-            return Ok(vec![self.change(&begin, &to, diff, warnings).await?]);
+            let change = self.change(&begin, &to, diff, warnings).await?;
+            return Ok(vec![Change { irreversible, ..change }]);
         }
         to.unpruned = true;
         let mut between = to.clone();
@@ -177,6 +183,7 @@ impl KustomizeEnvironment {
             Some(leftovers(doomed.into_iter().map(|(key, object)| (key, Some(object))).collect()));
         let mut first = self.change(&begin, &to, diff, warnings).await?;
         first.passage = Passage { to_between: true, ..Passage::default() };
+        first.irreversible = irreversible;
         let mut last = self.change(&between, &end, deleted, Vec::new()).await?;
         last.passage = Passage { from_between: true, ..Passage::default() };
         Ok(vec![first, last])
@@ -198,9 +205,6 @@ impl KustomizeEnvironment {
             };
             ComponentId::new(&kind, key.namespace.as_deref(), &key.name).ok()
         };
-        let is_replaced =
-            |object: &Option<Object>| object.as_ref().is_some_and(|object| object.replaces.is_some());
-        let replaced = to.objects.iter().find(|(_, object)| is_replaced(object)).map(|(key, _)| key);
         Ok(Change {
             component: self.id.clone(),
             realm: self.realm().await?,
@@ -211,7 +215,7 @@ impl KustomizeEnvironment {
             diff,
             warnings,
             touches: to.objects.keys().filter_map(workload).collect(),
-            irreversible: replaced.map(|key| format!("{key} is replaced by another object")),
+            irreversible: None,
             passage: Passage::default(),
             hint: None,
         })

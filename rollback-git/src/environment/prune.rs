@@ -51,7 +51,7 @@ impl KustomizeEnvironment {
         };
         for (key, wanted, live) in gone {
             let reason = if !self.options.prune {
-                Some("the target does not have them, and they stay: --prune deletes them")
+                Some("the target does not have them, and they stay: with --prune this same run deletes them")
             } else if is_never_pruned(key) || json::text(live, "/type") == Some(TOKEN) {
                 Some("objects of this kind are never deleted here")
             } else if opts_out(live) {
@@ -76,6 +76,7 @@ impl KustomizeEnvironment {
                 plural: wanted.spot.served.plural().to_owned(),
                 uid: None,
                 replaces: None,
+                assigned: false,
                 values: BTreeMap::new(),
                 drift: None,
                 kept: Vec::new(),
@@ -133,16 +134,27 @@ fn opts_out(live: &Value) -> bool {
             .is_some_and(|options| options.split(',').any(|option| option.trim() == "Prune=false"))
 }
 
+/// Why an object is not to be deleted, as it is now.
+pub(super) fn claimed(live: &Value, id: Option<&str>) -> Option<&'static str> {
+    if opts_out(live) {
+        Some("it says itself that it is not to be pruned")
+    } else if json::label(live, PART_OF).is_some_and(|part_of| Some(part_of) != id) {
+        Some("it belongs to another set of objects")
+    } else if !json::items(live, "/metadata/ownerReferences").is_empty() {
+        Some("another object owns it")
+    } else if helm_release(live).is_some() {
+        Some("it belongs to a Helm release")
+    } else {
+        None
+    }
+}
+
 /// Whether an object belongs to this environment: as its label says, or, before there was a pin, because all that runs is
 /// what the revision in place renders and nobody else claims this.
 fn is_owned(live: &Value, id: &str, is_exact: bool) -> bool {
     match json::label(live, PART_OF) {
         Some(part_of) => part_of == id,
-        None => {
-            is_exact
-                && json::items(live, "/metadata/ownerReferences").is_empty()
-                && helm_release(live).is_none()
-        }
+        None => is_exact && claimed(live, Some(id)).is_none(),
     }
 }
 

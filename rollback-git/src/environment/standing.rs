@@ -1,6 +1,6 @@
 //! What runs: by the pin, or without one by what the live objects look like.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use rollback_core::{Error, ErrorKind, Result, Revision};
@@ -16,6 +16,9 @@ use crate::Tag;
 const MOST_COMPARED: usize = 100;
 /// How many are where there is a pin that what runs does not match.
 const COMPARED_WITH_PIN: usize = 10;
+
+/// How many more are once one matches wholly.
+const BEYOND_EXACT: usize = 5;
 
 /// What runs.
 pub(super) struct Standing {
@@ -39,23 +42,37 @@ impl KustomizeEnvironment {
     pub(super) async fn standing(&self, target: Option<&Side>) -> Result<Standing> {
         let tags = self.repository.tags(&self.options.tags, &self.path).await?;
         let mut notes = Vec::new();
-        let newest = match (target, tags.first()) {
-            (None, Some(tag)) => match self.side(&tag.name, &tag.commit, &self.path, true).await {
+        let mut homes: Vec<String> = target.map(|side| self.home(side)).into_iter().collect();
+        for tag in tags.iter().take(COMPARED_WITH_PIN) {
+            match self.side(&tag.name, &tag.commit, &self.path, true).await {
                 // The newest may be the broken one.
                 Err(e) if e.kind() == ErrorKind::Refused => {
                     notes.push(format!("{} does not render: {}", tag.name, e.report().message));
-                    None
                 }
-                side => Some(side?),
-            },
-            _ => None,
-        };
-        let home = match target.or(newest.as_ref()) {
-            Some(side) => self.home(side),
-            None => self.namespace().to_owned(),
-        };
-        let parent = Parent::of(&self.id, &home);
-        let pin_object = parent.read(&self.cluster).await?;
+                side => {
+                    homes.push(self.home(&side?));
+                    break;
+                }
+            }
+        }
+        homes.push(self.namespace().to_owned());
+        // Where there is none yet it will be beside the objects.
+        let mut parent = Parent::of(&self.id, homes.first().map_or("", String::as_str));
+        let mut pin_object = None;
+        let mut seen = BTreeSet::new();
+        for home in homes.iter().filter(|home| seen.insert((*home).clone())) {
+            let candidate = Parent::of(&self.id, home);
+            match candidate.read(&self.cluster).await {
+                Ok(None) => {}
+                Ok(found) => {
+                    (parent, pin_object) = (candidate, found);
+                    break;
+                }
+                // One may not look everywhere.
+                Err(e) if e.kind() == ErrorKind::PermissionDenied && homes.first() != Some(home) => {}
+                Err(e) => return Err(e),
+            }
+        }
         let pin = pin_object.as_ref().and_then(pin_of);
         let mut standing =
             Standing { tags, parent, pin, pin_object, side: None, is_exact: false, is_pinned: false, notes };
@@ -116,6 +133,7 @@ impl KustomizeEnvironment {
     async fn compare(&self, standing: &mut Standing) -> Result<()> {
         let most = if standing.is_pinned { COMPARED_WITH_PIN } else { MOST_COMPARED };
         let mut best: Option<(usize, Side)> = None;
+        let mut exact = 0;
         for tag in standing.tags.iter().take(most) {
             if best.as_ref().is_some_and(|(_, side)| side.commit == tag.commit) {
                 continue;
@@ -127,10 +145,21 @@ impl KustomizeEnvironment {
             };
             let matching = self.matching(&side).await?;
             let is_exact = matching > 0 && matching == side.objects.len();
-            if matching > best.as_ref().map_or(0, |(most, _)| *most) || is_exact {
+            // One that has less than another matches what that one is as well.
+            let is_better = match &best {
+                None => matching > 0,
+                Some((before, other)) => match (is_exact, *before == other.objects.len()) {
+                    (true, true) => size(&side) > size(other),
+                    (true, false) => true,
+                    (false, true) => false,
+                    (false, false) => matching > *before,
+                },
+            };
+            if is_better {
                 best = Some((matching, side));
             }
-            if is_exact {
+            exact += usize::from(is_exact || exact > 0);
+            if exact > BEYOND_EXACT {
                 break;
             }
         }
@@ -184,8 +213,11 @@ impl KustomizeEnvironment {
             return Err(Error::new(ErrorKind::NotFound, self.no_tag())
                 .with_hint("see `git tag`; a clone without its tags gets them with: git fetch --tags"));
         }
-        let guess =
-            if standing.is_pinned || standing.is_exact { "" } else { " (a guess: not all of it runs)" };
+        let guess = match (standing.is_pinned, standing.is_exact) {
+            (true, _) => "",
+            (false, true) => " (a guess: all of it runs)",
+            (false, false) => " (a guess: not all of it runs)",
+        };
         let current = standing.side.as_deref();
         let since = standing.pin_object.as_ref().filter(|_| standing.is_pinned).and_then(pinned_at);
         let mut revisions = Vec::new();
@@ -221,6 +253,18 @@ impl KustomizeEnvironment {
         }
         Ok(revisions)
     }
+}
+
+/// How much a revision renders.
+fn size(side: &Side) -> usize {
+    fn leaves(value: &Value) -> usize {
+        match value {
+            Value::Object(members) => members.values().map(leaves).sum(),
+            Value::Array(items) => items.iter().map(leaves).sum(),
+            _ => 1,
+        }
+    }
+    side.objects.values().map(|wanted| leaves(&wanted.object)).sum()
 }
 
 /// When the pin was written last.

@@ -49,6 +49,15 @@ pub(crate) async fn by_key(
     for object in objects {
         let text = |pointer: &str| json::text(object, pointer).unwrap_or_default();
         let (api_version, kind) = (text("/apiVersion"), text("/kind"));
+        let maps: &[&str] = match kind {
+            "Secret" => &["/metadata/labels", "/metadata/annotations", "/data"],
+            _ => &["/metadata/labels", "/metadata/annotations"],
+        };
+        let is_wrong = |value: &Value| !value.is_object() && !value.is_null();
+        if let Some(pointer) = maps.iter().find(|pointer| object.pointer(pointer).is_some_and(is_wrong)) {
+            let message = format!("{kind} {}: {pointer} is no map", text("/metadata/name"));
+            return Err(Error::new(ErrorKind::Refused, message));
+        }
         let served = cluster.served(api_version, kind).await?;
         let is_served = served.is_some();
         let Some(served) = served.or_else(|| of_definition(objects, api_version, kind)) else {
@@ -363,6 +372,11 @@ fn quantity(value: &Value) -> Option<f64> {
 pub(crate) fn with_encoded_data(object: &Value) -> Value {
     use base64::Engine as _;
     let mut object = object.clone();
+    // What is no text is for the server to refuse.
+    let is_text = |texts: &Value| texts.as_object().is_some_and(|texts| texts.values().all(Value::is_string));
+    if !object.get("stringData").is_some_and(is_text) {
+        return object;
+    }
     let Some(Value::Object(texts)) = object.as_object_mut().and_then(|members| members.remove("stringData"))
     else {
         return object;
