@@ -82,7 +82,7 @@ fn merged(all: Vec<Evidence>, since: Option<Timestamp>) -> Verdict {
     let (asked, failing) = (counts(|one| one.asked), counts(|one| one.failing));
     let first = all.into_iter().next().unwrap_or_default();
     let instances = instances.into_iter().collect();
-    Verdict::Firing(Evidence { summary, since, instances, asked, failing, ..first })
+    Verdict::Firing(Evidence { summary, since, asked, failing, instances, ..first })
 }
 
 #[async_trait]

@@ -104,13 +104,10 @@ impl Trigger for HealthCheck {
             if let Health::Unknown(text) = health {
                 unknown.push(format!("{name}: {text}"));
             }
-            match (phase, health) {
-                (Phase::Firing(begin), Health::Failed(text)) => {
-                    failing.push(name.clone());
-                    why.push(format!("{name}: {text}"));
-                    since = Some(since.map_or(begin, |since: Timestamp| since.min(begin)));
-                }
-                _ => {}
+            if let (Phase::Firing(begin), Health::Failed(text)) = (phase, health) {
+                failing.push(name.clone());
+                why.push(format!("{name}: {text}"));
+                since = Some(since.map_or(begin, |since: Timestamp| since.min(begin)));
             }
         }
         let now = found.values().filter(|health| matches!(health, Health::Failed(_))).count();

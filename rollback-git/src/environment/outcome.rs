@@ -123,20 +123,7 @@ impl KustomizeEnvironment {
         }
         let (result, conflicts) = match self.preview(key, wanted, config, live, scaled).await? {
             Preview::Refused(error) => {
-                let may_be = is_immutable(&error.to_string())
-                    && !is_never_pruned(key)
-                    && self.options.replace.iter().any(|pick| pick.picks(key, &wanted.object));
-                let Some(old) = live.filter(|_| may_be) else { return Ok(Err((key.clone(), error))) };
-                // The new one must be acceptable before the old one goes.
-                let mut other = configuration(&wanted.object, drift, &[], &context.to_marks);
-                let name =
-                    format!("{}-try", key.name.get(..40).unwrap_or(&key.name).trim_end_matches(['-', '.']));
-                other["metadata"]["name"] = json!(name);
-                let place = wanted.spot.path(&Key { name, ..key.clone() });
-                if let Err(error) = self.cluster.dry_apply((&place, &other), None, false).await {
-                    return Ok(Err((key.clone(), error)));
-                }
-                return Ok(Ok(replaced(key, wanted, old, drift)));
+                return self.replacement(key, wanted, drift, context, error).await;
             }
             Preview::Unproven(why) => {
                 notes.push(format!("{key} is not proven before it is written: {why}"));
@@ -220,6 +207,31 @@ impl KustomizeEnvironment {
         }
         let diff = fields.into_iter().filter_map(|field| shown(key, field)).collect();
         Ok(Ok(Outcome { key: key.clone(), ends: Some((Some(from), to)), diff, notes, differs, irreversible }))
+    }
+
+    /// An object whose change the server refuses, or the one that is created in its place.
+    async fn replacement(
+        &self,
+        key: &Key,
+        wanted: &Wanted,
+        drift: Option<&Value>,
+        context: &Context<'_>,
+        error: Error,
+    ) -> Result<std::result::Result<Outcome, (Key, Error)>> {
+        let live = context.live.get(key);
+        let may_be = is_immutable(&error.to_string())
+            && !is_never_pruned(key)
+            && self.options.replace.iter().any(|pick| pick.picks(key, &wanted.object));
+        let Some(old) = live.filter(|_| may_be) else { return Ok(Err((key.clone(), error))) };
+        // The new one must be acceptable before the old one goes.
+        let mut other = configuration(&wanted.object, drift, &[], &context.to_marks);
+        let name = format!("{}-try", key.name.get(..40).unwrap_or(&key.name).trim_end_matches(['-', '.']));
+        other["metadata"]["name"] = json!(name);
+        let place = wanted.spot.path(&Key { name, ..key.clone() });
+        if let Err(error) = self.cluster.dry_apply((&place, &other), None, false).await {
+            return Ok(Err((key.clone(), error)));
+        }
+        Ok(Ok(replaced(key, wanted, old, drift)))
     }
 
     /// What somebody else made of an object since its revision was applied. Answers whether that cannot be brought back.
