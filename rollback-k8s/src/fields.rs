@@ -107,7 +107,7 @@ pub(crate) fn extract(value: &Value, owned: &Fields) -> Value {
 }
 
 /// Puts the items of lists that are known by their names into the order in which a configuration has them; others come
-/// after them. Servers before 1.26 leave the items that were there where they were, and the order of variables tells
+/// after them. Older servers, such as 1.20, leave the items that were there where they were, and the order of variables tells
 /// which can refer to which.
 pub(crate) fn put_in_order(value: &mut Value, configuration: &Value) {
     match (value, configuration) {

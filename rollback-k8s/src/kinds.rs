@@ -27,7 +27,7 @@ impl Served {
 
     /// The path of an object, or of all without a name; of those in all namespaces without a namespace.
     pub fn path(&self, namespace: Option<&str>, name: Option<&str>) -> String {
-        let root = if self.api_version.contains('/') { "apis" } else { "api" };
+        let root = root(&self.api_version);
         let namespace = namespace.filter(|_| self.namespaced);
         let namespace = namespace.map(|namespace| format!("/namespaces/{namespace}")).unwrap_or_default();
         let name = name.map(|name| format!("/{}", crate::encode_segment(name))).unwrap_or_default();
@@ -41,8 +41,8 @@ impl Cluster {
     /// # Errors
     /// What the server answers.
     pub async fn served(&self, api_version: &str, kind: &str) -> Result<Option<Served>> {
-        let root = if api_version.contains('/') { "apis" } else { "api" };
-        let found = self.resources(&format!("/{root}/{}", encode_group(api_version)?)).await;
+        let root = root(api_version);
+        let found = self.resources(&format!("/{root}/{}", checked(api_version)?)).await;
         let resources = match found {
             Ok(resources) => resources,
             // A server without the core group is none.
@@ -61,7 +61,13 @@ impl Cluster {
     }
 }
 
-fn encode_group(api_version: &str) -> Result<&str> {
+/// Where the API has a group; the core one has a place of its own.
+fn root(api_version: &str) -> &'static str {
+    if api_version.contains('/') { "apis" } else { "api" }
+}
+
+/// An apiVersion that can be a part of a path.
+fn checked(api_version: &str) -> Result<&str> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '/');
     if !api_version.is_empty() && api_version.chars().all(is_plain) && api_version.matches('/').count() <= 1 {
         return Ok(api_version);

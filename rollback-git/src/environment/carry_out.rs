@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 use super::content::{Content, Ends, Object, is_dying, is_never_pruned, mismatch};
 use super::key::Key;
 use super::outcome::{Preview, refusal};
-use super::pin::Parent;
+use super::pin::{Parent, pin_of};
 use super::prune::claimed;
 use super::wanted::{
     self, DEFINITIONS, Marks, Wanted, configuration, covers, is_scaled, keep_replicas, wave,
@@ -29,6 +29,13 @@ const LOOK: Duration = Duration::from_millis(500);
 /// How often replicas that an autoscaler sets meanwhile are read again.
 const ATTEMPTS: usize = 5;
 
+/// What a change finds.
+pub(super) struct Look {
+    pub(super) live: BTreeMap<Key, Value>,
+    pin: Option<Value>,
+    pub(super) position: Position,
+}
+
 /// What is to be written of one object: the configuration, or none where it is to go.
 struct Due<'a> {
     key: &'a Key,
@@ -40,8 +47,8 @@ struct Due<'a> {
 }
 
 impl KustomizeEnvironment {
-    /// The live objects that a change touches, and the object of the pin.
-    pub(super) async fn look_at(&self, ends: &Ends) -> Result<(BTreeMap<Key, Value>, Option<Value>)> {
+    /// The live objects that a change touches, the object of the pin, and where they stand.
+    pub(super) async fn look_at(&self, ends: &Ends) -> Result<Look> {
         let spots: Vec<_> =
             ends.objects().filter_map(|(key, from, to)| Some((key, from.or(to)?.spot(key)))).collect();
         let parent = self.parent_of(ends);
@@ -52,7 +59,9 @@ impl KustomizeEnvironment {
                 None => Ok(None),
             }
         };
-        futures::try_join!(live, pin)
+        let (live, pin) = futures::try_join!(live, pin)?;
+        let position = ends.position(&live, pin.as_ref().and_then(pin_of).as_ref());
+        Ok(Look { live, pin, position })
     }
 
     /// Where the pin is: as the change says.
@@ -63,8 +72,7 @@ impl KustomizeEnvironment {
 
     pub(super) async fn carry_out(&self, cx: &StepContext, change: &Change) -> Result<()> {
         let ends = Ends::of(change)?;
-        let (live, pin) = self.look_at(&ends).await?;
-        let position = ends.position(&live, pin.as_ref().and_then(super::pin::pin_of).as_ref());
+        let Look { live, pin, position } = self.look_at(&ends).await?;
         match &position {
             Position::To => return Ok(()),
             Position::Elsewhere(what) => return Err(elsewhere(&ends, &live, what)),
@@ -118,10 +126,8 @@ impl KustomizeEnvironment {
     pub async fn dry_run(&self, change: &Change) -> Result<()> {
         let dry = async {
             let ends = Ends::of(change)?;
-            let (live, pin) = self.look_at(&ends).await?;
-            if let Position::Elsewhere(what) =
-                ends.position(&live, pin.as_ref().and_then(super::pin::pin_of).as_ref())
-            {
+            let Look { live, position, .. } = self.look_at(&ends).await?;
+            if let Position::Elsewhere(what) = position {
                 return Err(elsewhere(&ends, &live, &what));
             }
             let due = self.due(&ends, &live, self.parent_of(&ends).as_ref()).await?;
@@ -147,8 +153,7 @@ impl KustomizeEnvironment {
                 // What could not be known beforehand is not known to be made either.
                 let is_known = to.is_none_or(|to| !to.values.is_empty());
                 mismatch(key, *to, live.get(key)).is_some()
-                    || (!is_known && from.is_some() && to.is_some())
-                    || (!is_known && live.contains_key(key))
+                    || (!is_known && (from.is_some() || live.contains_key(key)))
             })
             .collect();
         let rendered = self.rendered_for(&ends.to, open.iter().any(|(.., to)| to.is_some())).await?;
@@ -241,14 +246,17 @@ impl KustomizeEnvironment {
         live: Option<&Value>,
         forced: bool,
     ) -> Result<Option<(Key, Error)>> {
-        let Some(config) = due.configuration.clone() else { return Ok(None) };
+        // Beside the object that it replaces the new one would be refused.
+        let (Some(mut config), None) = (due.configuration.clone(), &due.object.replaces) else {
+            return Ok(None);
+        };
+        if due.scaled {
+            keep_replicas(&mut config, live);
+        }
         let spot = due.object.spot(due.key);
         let is_served = self.cluster.served(&spot.api_version, &due.key.kind).await?.is_some();
-        if due.object.replaces.is_some() {
-            return Ok(None);
-        }
         let wanted = Wanted { object: Value::Null, spot, is_served };
-        Ok(match self.preview(due.key, &wanted, config, live, due.scaled).await? {
+        Ok(match self.preview(due.key, &wanted, config, live).await? {
             Preview::Refused(error) => Some((due.key.clone(), error)),
             Preview::Becomes { conflicts, .. } if !conflicts.is_empty() && !forced => {
                 let told = wanted::told(due.key, &conflicts, false);
@@ -387,11 +395,7 @@ impl KustomizeEnvironment {
 
 /// That something is not what the plan began from.
 fn elsewhere(ends: &Ends, live: &BTreeMap<Key, Value>, what: &str) -> Error {
-    let strange = ends.objects().find_map(|(key, from, to)| {
-        let live = live.get(key);
-        mismatch(key, from, live).and(mismatch(key, to, live)).and(live)
-    });
-    match strange {
+    match ends.strange(live).and_then(|key| live.get(key)) {
         Some(live) => conflict(live, what),
         None => Error::new(ErrorKind::Conflict, format!("changed since it was planned: {what}"))
             .with_hint("see what changed, then plan again"),

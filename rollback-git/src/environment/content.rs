@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::key::Key;
 use super::pin::Pin;
+use super::wanted::Spot;
 
 /// A state of an environment, as far as a change is about it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -89,6 +90,22 @@ pub(crate) struct Object {
     pub(crate) kept: Vec<String>,
 }
 
+impl Object {
+    /// One of which nothing is known but where it is.
+    pub(crate) fn at(spot: &Spot) -> Self {
+        Self {
+            api_version: spot.api_version.clone(),
+            plural: spot.served.plural().to_owned(),
+            uid: None,
+            replaces: None,
+            assigned: false,
+            values: BTreeMap::new(),
+            drift: None,
+            kept: Vec::new(),
+        }
+    }
+}
+
 impl Content {
     /// The identity of the state: that of the files, unless there is more to it.
     pub(crate) fn fingerprint(&self) -> Fingerprint {
@@ -154,6 +171,16 @@ impl Ends {
     pub(crate) fn objects(&self) -> impl Iterator<Item = (&Key, Option<&Object>, Option<&Object>)> {
         let keys: BTreeSet<&Key> = self.from.keys().chain(self.to.keys()).collect();
         keys.into_iter().map(|key| (key, self.from.object(key), self.to.object(key)))
+    }
+
+    /// The first object that is as neither state has it.
+    pub(crate) fn strange(&self, live: &BTreeMap<Key, Value>) -> Option<&Key> {
+        let mut objects = self.objects();
+        let is_strange = |(key, from, to): &(&Key, Option<&Object>, Option<&Object>)| {
+            let live = live.get(*key);
+            mismatch(key, *from, live).is_some() && mismatch(key, *to, live).is_some()
+        };
+        objects.find(is_strange).map(|(key, ..)| key)
     }
 
     /// Where the cluster stands.

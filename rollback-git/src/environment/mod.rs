@@ -285,8 +285,7 @@ impl KustomizeEnvironment {
 
     async fn position(&self, change: &Change) -> Result<Position> {
         let ends = Ends::of(change)?;
-        let (live, pin) = self.look_at(&ends).await?;
-        Ok(ends.position(&live, pin.as_ref().and_then(pin::pin_of).as_ref()))
+        Ok(self.look_at(&ends).await?.position)
     }
 }
 

@@ -116,12 +116,11 @@ impl KustomizeEnvironment {
             return Ok(Ok(Outcome::told(key, notes)));
         }
         let scaled = is_scaled(&context.scaled, key);
-        let config = configuration(&wanted.object, drift, &[], &context.to_marks);
-        let mut config_now = config.clone();
+        let mut config = configuration(&wanted.object, drift, &[], &context.to_marks);
         if scaled {
-            keep_replicas(&mut config_now, live);
+            keep_replicas(&mut config, live);
         }
-        let (result, conflicts) = match self.preview(key, wanted, config, live, scaled).await? {
+        let (result, conflicts) = match self.preview(key, wanted, config.clone(), live).await? {
             Preview::Refused(error) => {
                 return self.replacement(key, wanted, drift, context, error).await;
             }
@@ -130,7 +129,7 @@ impl KustomizeEnvironment {
                 // As far as it can be told from here.
                 let result = live.filter(|live| !is_dying(live)).map(|live| {
                     let mut result = live.clone();
-                    overlay(&mut result, &config_now);
+                    overlay(&mut result, &config);
                     result
                 });
                 (result, Vec::new())
@@ -146,16 +145,12 @@ impl KustomizeEnvironment {
         }
         // Ports that no manifest names are the server's to choose.
         let names_ports =
-            json::items(&config_now, "/spec/ports").iter().any(|port| port.get("nodePort").is_some());
+            json::items(&config, "/spec/ports").iter().any(|port| port.get("nodePort").is_some());
         let mut to = Object {
-            api_version: wanted.spot.api_version.clone(),
-            plural: wanted.spot.served.plural().to_owned(),
-            uid: None,
-            replaces: None,
             assigned: key.kind == "Service" && !names_ports,
-            values: BTreeMap::new(),
             drift: drift.cloned(),
             kept: conflicts.into_iter().map(|conflict| conflict.field).collect(),
+            ..Object::at(&wanted.spot)
         };
         if self.options.force_conflicts {
             to.kept.clear();
@@ -177,7 +172,7 @@ impl KustomizeEnvironment {
         // What neither the manifest says nor anybody applied is the server's, which may choose another value.
         let part = applied_part(live);
         let is_ours = |field: &FieldChange| {
-            at(&config_now, &field.path).is_some()
+            at(&config, &field.path).is_some()
                 || (at(&part, &field.path).is_some() && at(&result, &field.path).is_none())
         };
         if !fields.iter().any(is_ours) {
@@ -302,16 +297,12 @@ impl KustomizeEnvironment {
         wanted: &Wanted,
         mut config: Value,
         live: Option<&Value>,
-        scaled: bool,
     ) -> Result<Preview> {
         if !wanted.is_served {
             return Ok(Preview::Unproven("the cluster does not serve its kind yet".into()));
         }
         if live.is_some_and(is_dying) {
             return Ok(Preview::Unproven("it is being deleted".into()));
-        }
-        if scaled {
-            keep_replicas(&mut config, live);
         }
         let path = wanted.spot.path(key);
         let mut conflicts: Vec<FieldConflict> = Vec::new();
@@ -352,17 +343,8 @@ impl KustomizeEnvironment {
 /// An object that gives way to another of its name.
 fn replaced(key: &Key, wanted: &Wanted, old: &Value, drift: Option<&Value>) -> Outcome {
     let uid = Some(Fingerprint::of(&json!(json::uid(old))));
-    let to = Object {
-        api_version: wanted.spot.api_version.clone(),
-        plural: wanted.spot.served.plural().to_owned(),
-        uid: None,
-        replaces: uid.clone(),
-        assigned: false,
-        values: BTreeMap::new(),
-        drift: drift.cloned(),
-        kept: Vec::new(),
-    };
-    let from = Object { uid, replaces: None, drift: None, ..to.clone() };
+    let to = Object { replaces: uid.clone(), drift: drift.cloned(), ..Object::at(&wanted.spot) };
+    let from = Object { uid, ..Object::at(&wanted.spot) };
     let diff =
         vec![FieldChange { path: path_of(key), from: Some(json!("present")), to: Some(json!("replaced")) }];
     let notes = vec![format!(

@@ -34,13 +34,20 @@ impl KustomizeEnvironment {
             .filter(|(key, _, live)| is_whole || self.is_picked(key, live))
             .collect();
         let id = standing.parent.id();
-        let is_going = |key: &Key, live: &Value| {
-            self.options.prune
-                && !is_never_pruned(key)
-                && json::text(live, "/type") != Some(TOKEN)
-                && !opts_out(live)
-                && is_owned(live, &id, standing.is_exact)
+        let why = |key: &Key, live: &Value| {
+            if !self.options.prune {
+                Some("the target does not have them, and they stay: with --prune this same run deletes them")
+            } else if is_never_pruned(key) || json::text(live, "/type") == Some(TOKEN) {
+                Some("objects of this kind are never deleted here")
+            } else if opts_out(live) {
+                Some("they say themselves that they are not to be pruned")
+            } else if !is_owned(live, &id, standing.is_exact) {
+                Some("they are not known to belong to this environment alone, and stay")
+            } else {
+                None
+            }
         };
+        let is_going = |key: &Key, live: &Value| why(key, live).is_none();
         let referred = if gone.iter().any(|(key, _, live)| is_settings(key) && is_going(key, live)) {
             let going = gone.iter().filter(|(key, _, live)| is_going(key, live));
             let going = going.map(|(_, _, live)| json::uid(live).to_owned()).collect();
@@ -50,37 +57,18 @@ impl KustomizeEnvironment {
             BTreeSet::new()
         };
         for (key, wanted, live) in gone {
-            let reason = if !self.options.prune {
-                Some("the target does not have them, and they stay: with --prune this same run deletes them")
-            } else if is_never_pruned(key) || json::text(live, "/type") == Some(TOKEN) {
-                Some("objects of this kind are never deleted here")
-            } else if opts_out(live) {
-                Some("they say themselves that they are not to be pruned")
-            } else if !is_owned(live, &id, standing.is_exact) {
-                Some("they are not known to belong to this environment alone, and stay")
-            } else if referred.contains(&(
-                key.kind.clone(),
-                key.namespace.clone().unwrap_or_default(),
-                key.name.clone(),
-            )) {
-                Some("pods or ReplicaSets refer to them still, and they stay")
-            } else {
-                None
+            let is_referred = || {
+                let namespace = key.namespace.clone().unwrap_or_default();
+                referred.contains(&(key.kind.clone(), namespace, key.name.clone()))
             };
+            let reason = why(key, live).or_else(|| {
+                is_referred().then_some("pods or ReplicaSets refer to them still, and they stay")
+            });
             if let Some(reason) = reason {
                 stays.entry(reason).or_default().push(key.to_string());
                 continue;
             }
-            let mut object = Object {
-                api_version: wanted.spot.api_version.clone(),
-                plural: wanted.spot.served.plural().to_owned(),
-                uid: None,
-                replaces: None,
-                assigned: false,
-                values: BTreeMap::new(),
-                drift: None,
-                kept: Vec::new(),
-            };
+            let mut object = Object::at(&wanted.spot);
             if !key.is_secret() {
                 let marks = Marks { part_of: None, last_applied: false };
                 let config = configuration(&wanted.object, None, &[], &marks);

@@ -10,6 +10,7 @@ use rollback_k8s::{Workload, WorkloadKind, WorkloadOptions};
 use serde_json::Value;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::carry_out::Look;
 use super::content::{Content, Ends};
 use super::health::health;
 use super::key::Key;
@@ -28,8 +29,8 @@ impl KustomizeEnvironment {
         let (mut failing_since, mut settled_since): (Option<Instant>, Option<Instant>) = (None, None);
         let mut last = String::new();
         loop {
-            let (touched, pin) = self.look_at(&ends).await?;
-            let mut seen = match ends.position(&touched, pin.as_ref().and_then(super::pin::pin_of).as_ref()) {
+            let Look { live: touched, position, .. } = self.look_at(&ends).await?;
+            let mut seen = match position {
                 Position::To => self.health_of(&spots).await?,
                 Position::From | Position::Between => Verification::progressing("it is not wholly applied"),
                 Position::Elsewhere(what) => {
@@ -146,12 +147,8 @@ impl KustomizeEnvironment {
 
 /// What somebody else made of it since.
 fn taken_back(ends: &Ends, live: &BTreeMap<Key, Value>, what: &str) -> String {
-    let strange = ends.objects().find(|(key, from, to)| {
-        let live = live.get(key);
-        super::content::mismatch(key, *from, live).is_some()
-            && super::content::mismatch(key, *to, live).is_some()
-    });
-    let writer = strange.and_then(|(key, ..)| rollback_k8s::backend::last_writer(live.get(key)?));
+    let strange = ends.strange(live).and_then(|key| live.get(key));
+    let writer = strange.and_then(rollback_k8s::backend::last_writer);
     let by = writer.map(|(at, manager)| format!(", last written by {manager} at {at}"));
     format!("changed since it was applied: {what}{}", by.unwrap_or_default())
 }

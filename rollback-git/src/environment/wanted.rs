@@ -144,7 +144,7 @@ pub(crate) fn configuration(
     object
 }
 
-/// Servers before 1.22 do not know that the protocol of a port has a default, when it is a key of the port's item.
+/// Older servers, such as 1.20, do not know that the protocol of a port has a default, when it is a key of the port's item.
 fn name_protocols(object: &mut Value) {
     let name = |ports: Option<&mut Value>| {
         let Some(Value::Array(ports)) = ports else { return };
