@@ -98,6 +98,7 @@ fn show_progress(out: &mut impl Write, progress: Progress) -> io::Result<()> {
         Event::RunStarted { .. } => "the run begins".to_owned(),
         Event::RunResumed { .. } => "the run goes on".to_owned(),
         Event::RunFinished { .. } => "the run ends".to_owned(),
+        Event::Judged(_) => "the run is judged".to_owned(),
         Event::LeaseBroken(broken) => format!("the lease of {} is broken", broken.component),
         Event::Step { step, event } => match event {
             StepEvent::Started { .. } => format!("{step} is about to change"),

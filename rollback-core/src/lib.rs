@@ -7,11 +7,14 @@ mod error;
 mod journal;
 mod lease;
 mod ledger;
+mod notify;
+mod outbox;
 mod plan;
 mod planner;
 mod retry;
 mod revision;
 mod rollbackable;
+pub mod supervisor;
 mod time;
 pub mod trigger;
 
@@ -24,8 +27,8 @@ pub use journal::MockJournal;
 #[cfg(feature = "sqlite")]
 pub use journal::SqliteJournal;
 pub use journal::{
-    BrokenLease, Claim, Entry, Event, Journal, Locator, MemoryJournal, Outcome, Retention, RunSettings,
-    RunState, RunSummary, StepEvent, StepOutcome, StepState, overlaps,
+    BrokenLease, Cause, Claim, Entry, Event, Journal, Judgement, Locator, MemoryJournal, Outcome, Recovery,
+    Retention, RunSettings, RunState, RunSummary, StepEvent, StepOutcome, StepState, overlaps,
 };
 pub use lease::{Hold, Lease, LeaseRequest, LeaseTerm, LocalLease, MemoryLease};
 #[cfg(feature = "mock")]
@@ -33,6 +36,10 @@ pub use lease::{MockHold, MockLease};
 #[cfg(feature = "mock")]
 pub use ledger::MockLedger;
 pub use ledger::{Fact, Known, Leaving, Ledger, Marking, Note, Record, join, snapshot_of};
+#[cfg(feature = "mock")]
+pub use notify::MockNotifier;
+pub use notify::{Alert, Happening, Move, Notification, Notifier};
+pub use outbox::Outbox;
 pub use plan::{FailurePolicy, Plan, Step, StepId};
 pub use planner::{Components, Planner};
 pub use retry::retry_read;

@@ -226,7 +226,7 @@ impl Planner {
         };
         match &wanted.what {
             What::Rollback(component, target) => resolve(component, target).await,
-            What::Restart(component, scope) => Ok(vec![component.prepare_restart(*scope).await?]),
+            What::Restart(component, scope) => Ok(vec![component.prepare_restart(scope.clone()).await?]),
             What::Follow(component, followed) => {
                 let to = known.get(followed.as_str()).and_then(|changes| changes.last());
                 let to = to.map(|change| change.to.id.as_str()).unwrap_or_default();

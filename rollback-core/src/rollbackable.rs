@@ -127,11 +127,14 @@ pub trait Restartable: fmt::Debug + Send + Sync {
 }
 
 /// What a restart restarts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum RestartScope {
     /// The instances that are not ready, one at a time.
     Unready,
+    /// These and no others, one at a time: each named as the [probe](crate::trigger::HealthProbe) that found it failing
+    /// names it, which tells one incarnation from the next.
+    Instances(Vec<String>),
     /// Everything, as a rollout.
     All,
 }

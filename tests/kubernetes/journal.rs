@@ -109,6 +109,7 @@ fn start(plan: Plan) -> Entry {
         reason: None,
         settings: RunOptions::by("ann").settings,
         locators: Vec::new(),
+        cause: None,
     })
 }
 

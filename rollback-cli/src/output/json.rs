@@ -221,6 +221,7 @@ mod tests {
             actor: "me".into(),
             reason: None,
             settings: RunOptions::by("me").settings,
+            cause: None,
             locators: Vec::new(),
         };
         let text = entry(&Entry { at: testing::at(0), event }).to_string();

@@ -88,7 +88,10 @@ fn news<'a>(event: &Progress, plan: &'a Plan) -> Option<(&'a Step, News)> {
                 let step = plan.steps().iter().find(|step| step.change.component == broken.component)?;
                 Some((step, News::Doing(format!("its lease is broken: {}", told(&broken.holder)))))
             }
-            Event::RunStarted { .. } | Event::RunResumed { .. } | Event::RunFinished { .. } => None,
+            Event::RunStarted { .. }
+            | Event::RunResumed { .. }
+            | Event::RunFinished { .. }
+            | Event::Judged(_) => None,
         },
     }
 }

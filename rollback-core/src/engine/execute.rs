@@ -35,6 +35,7 @@ pub(super) async fn execute(
         reason: options.reason.clone(),
         settings: options.settings.clone(),
         locators: options.locators.clone(),
+        cause: options.cause.clone().map(Box::new),
     };
     let entry = Entry { at: engine.clock.now(), event };
     let state = RunState::begin(&entry)?;

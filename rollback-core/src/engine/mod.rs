@@ -18,8 +18,8 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Claim, Clock, Components, Entry, Error, ErrorKind, Journal, Lease, Ledger, Locator, Plan, ProgressSink,
-    Result, Retention, RunId, RunSettings, StepId, SystemClock,
+    Cause, Claim, Clock, Components, Entry, Error, ErrorKind, Event, Journal, Judgement, Lease, Ledger,
+    Locator, Plan, ProgressSink, Result, Retention, RunId, RunSettings, StepId, SystemClock,
 };
 
 pub use report::{RunReport, StepReport};
@@ -148,6 +148,18 @@ impl Engine {
         recover::abandon(self, run, reason).await
     }
 
+    /// Adds to a run that has ended whether it helped.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown run, `Journal` when it is unfinished or judged already, or as the journal answers.
+    pub async fn judge(&self, run: RunId, judgement: Judgement) -> Result<()> {
+        let claim = self.journal.claim(run).await?;
+        let entry = Entry { at: self.clock.now(), event: Event::Judged(judgement) };
+        let done = self.journal.append(run, entry).await;
+        claim.release().await;
+        done
+    }
+
     /// Removes from the journal what is not to be kept any more; answers how many runs that were.
     ///
     /// # Errors
@@ -174,6 +186,8 @@ pub struct RunOptions {
     pub settings: RunSettings,
     /// Where its components are found again, for whoever resumes it. Default: nowhere.
     pub locators: Vec<Locator>,
+    /// By what it is begun, where no human does.
+    pub cause: Option<Cause>,
     /// Why leases that others hold, or that cannot be asked for, are not respected: on record in the journal.
     /// Default: they are respected.
     pub break_lease: Option<String>,
@@ -190,12 +204,9 @@ impl RunOptions {
             actor: actor.into(),
             reason: None,
             run: RunId::random(),
-            settings: RunSettings {
-                verify: true,
-                verify_timeout: Duration::from_secs(600),
-                apply_timeout: Duration::from_secs(300),
-            },
+            settings: RunSettings::default(),
             locators: Vec::new(),
+            cause: None,
             break_lease: None,
             cancellation: CancellationToken::new(),
             progress: None,
@@ -204,7 +215,7 @@ impl RunOptions {
 }
 
 /// What happens during a run.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Progress {
     /// This was recorded.
     Recorded(Entry),

@@ -6,10 +6,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::trigger::{Evidence, Point};
 use crate::{ComponentId, Error, ErrorKind, ErrorReport, Plan, Result, StepId, Timestamp};
 
 /// One entry of a run's history.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
     /// When it was recorded.
     pub at: Timestamp,
@@ -18,7 +19,7 @@ pub struct Entry {
 }
 
 /// What happened.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "type")]
 pub enum Event {
     /// The run begins: always the first event, and never again.
@@ -35,6 +36,9 @@ pub enum Event {
         /// Where each component is found again, by another process. No secrets.
         #[serde(default)]
         locators: Vec<Locator>,
+        /// By what it was begun, where no human did.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cause: Option<Box<Cause>>,
     },
     /// Another process goes on with it.
     #[serde(rename_all = "camelCase")]
@@ -51,7 +55,7 @@ pub enum Event {
         /// What happened to it.
         event: StepEvent,
     },
-    /// The run ends: always the last event.
+    /// The run ends. Only how the symptom went on may follow.
     #[serde(rename_all = "camelCase")]
     RunFinished {
         /// How.
@@ -60,6 +64,48 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
     },
+    /// Whether it helped, told some time after its end.
+    Judged(Judgement),
+}
+
+/// Why a run was begun without being asked for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Cause {
+    /// The policy that decided.
+    pub policy: String,
+    /// The component whose trigger fired.
+    pub component: ComponentId,
+    /// By what it fired.
+    pub evidence: Evidence,
+    /// When it was decided.
+    pub decided_at: Timestamp,
+    /// When the component had changed, as far as is known: the first moment at which it may have.
+    pub changed_at: Option<Timestamp>,
+}
+
+/// How the symptom went on after a run that it had caused.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Judgement {
+    /// In a word.
+    pub recovery: Recovery,
+    /// What was seen, in one line.
+    pub message: String,
+    /// The metric since the run, where there is one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub points: Vec<Point>,
+}
+
+/// Whether a rollback helped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Recovery {
+    /// All was well for a whole window of the trigger.
+    Recovered,
+    /// The trigger fires again: the rollback held, and the symptom stays.
+    NotRecovered,
+    /// It cannot be told.
+    Unknown,
 }
 
 /// A component that a run took although another holder had it, or although nobody could be asked.
@@ -83,6 +129,17 @@ pub struct RunSettings {
     pub verify_timeout: Duration,
     /// How long applying one step may take, with all its attempts.
     pub apply_timeout: Duration,
+}
+
+impl Default for RunSettings {
+    /// Verified, with 5 minutes to apply and 10 to settle.
+    fn default() -> Self {
+        Self {
+            verify: true,
+            verify_timeout: Duration::from_secs(600),
+            apply_timeout: Duration::from_secs(300),
+        }
+    }
 }
 
 /// Where a component is found again: the entry from which it was built, such as that of a runbook.
@@ -208,7 +265,7 @@ pub struct StepState {
 }
 
 /// A run as its journal tells it: the events so far, folded. The only source of what a run did.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RunState {
     /// What is to be done.
     pub plan: Plan,
@@ -220,6 +277,10 @@ pub struct RunState {
     pub settings: RunSettings,
     /// Where its components are found again.
     pub locators: Vec<Locator>,
+    /// By what it was begun, where no human did.
+    pub cause: Option<Cause>,
+    /// Whether it helped, once that was told.
+    pub judged: Option<Judgement>,
     /// The leases that it did not respect.
     pub broken_leases: Vec<BrokenLease>,
     /// When it began.
@@ -238,7 +299,7 @@ impl RunState {
     /// # Errors
     /// `Journal` when that is not [`Event::RunStarted`].
     pub fn begin(entry: &Entry) -> Result<Self> {
-        let Event::RunStarted { plan, actor, reason, settings, locators } = &entry.event else {
+        let Event::RunStarted { plan, actor, reason, settings, locators, cause } = &entry.event else {
             return Err(illegal("a history begins with the start of its run"));
         };
         Ok(Self {
@@ -248,6 +309,8 @@ impl RunState {
             reason: reason.clone(),
             settings: settings.clone(),
             locators: locators.clone(),
+            cause: cause.as_deref().cloned(),
+            judged: None,
             broken_leases: Vec::new(),
             started_at: entry.at,
             finished_at: None,
@@ -314,10 +377,15 @@ impl RunState {
     /// # Errors
     /// `Journal`, leaving the state as it was, when the event is not legal here.
     pub fn record(&mut self, entry: &Entry) -> Result<()> {
-        if self.outcome != Outcome::Unfinished {
-            return Err(illegal("nothing follows the end of a run"));
-        }
         match &entry.event {
+            Event::Judged(_) if self.outcome == Outcome::Unfinished => {
+                return Err(illegal("a run is judged once it has ended"));
+            }
+            Event::Judged(_) if self.judged.is_some() => return Err(illegal("a run is judged once")),
+            Event::Judged(judgement) => self.judged = Some(judgement.clone()),
+            _ if self.outcome != Outcome::Unfinished => {
+                return Err(illegal("nothing but a judgement follows the end of a run"));
+            }
             Event::RunStarted { .. } => return Err(illegal("a run starts once")),
             Event::RunResumed { .. } => {}
             Event::LeaseBroken(broken) => self.broken_leases.push(broken.clone()),

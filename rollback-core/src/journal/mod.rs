@@ -17,7 +17,8 @@ use serde::{Deserialize, Serialize};
 use crate::{ComponentId, Error, ErrorKind, Result, RunId, Timestamp};
 
 pub use event::{
-    BrokenLease, Entry, Event, Locator, Outcome, RunSettings, RunState, StepEvent, StepOutcome, StepState,
+    BrokenLease, Cause, Entry, Event, Judgement, Locator, Outcome, Recovery, RunSettings, RunState,
+    StepEvent, StepOutcome, StepState,
 };
 pub use memory::MemoryJournal;
 pub use retention::Retention;

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 
 use super::verdict::{Evaluation, Evidence, Verdict};
 use super::window::{Phase, Seen, Window};
-use super::{Memory, Trigger};
+use super::{Memory, Point, Trigger};
 use crate::{ComponentId, Error, ErrorKind, Result, Timestamp};
 
 /// Fires where all of them do. All look at the same components.
@@ -32,6 +32,27 @@ fn components(triggers: &[Arc<dyn Trigger>]) -> Vec<ComponentId> {
 /// As often as the one that is evaluated most often.
 fn interval(triggers: &[Arc<dyn Trigger>]) -> Duration {
     triggers.iter().map(|trigger| trigger.interval()).min().unwrap_or_default()
+}
+
+/// As long as the one that has to look longest.
+fn window(triggers: &[Arc<dyn Trigger>]) -> Duration {
+    triggers.iter().map(|trigger| trigger.window()).max().unwrap_or_default()
+}
+
+/// That of the first that has one.
+async fn chart(
+    triggers: &[Arc<dyn Trigger>],
+    component: &ComponentId,
+    from: Timestamp,
+    to: Timestamp,
+) -> Vec<Point> {
+    for trigger in triggers {
+        let points = trigger.chart(component, from, to).await;
+        if !points.is_empty() {
+            return points;
+        }
+    }
+    Vec::new()
 }
 
 /// What one trigger says of one component.
@@ -95,6 +116,14 @@ impl Trigger for AllOf {
         interval(&self.0)
     }
 
+    fn window(&self) -> Duration {
+        window(&self.0)
+    }
+
+    async fn chart(&self, component: &ComponentId, from: Timestamp, to: Timestamp) -> Vec<Point> {
+        chart(&self.0, component, from, to).await
+    }
+
     async fn evaluate(&self, at: Timestamp, memory: &mut Memory) -> Result<Evaluation> {
         let all: BTreeSet<_> = self.components().into_iter().collect();
         if self.0.iter().any(|trigger| trigger.components().into_iter().collect::<BTreeSet<_>>() != all) {
@@ -132,6 +161,14 @@ impl Trigger for AnyOf {
         interval(&self.0)
     }
 
+    fn window(&self) -> Duration {
+        window(&self.0)
+    }
+
+    async fn chart(&self, component: &ComponentId, from: Timestamp, to: Timestamp) -> Vec<Point> {
+        chart(&self.0, component, from, to).await
+    }
+
     async fn evaluate(&self, at: Timestamp, memory: &mut Memory) -> Result<Evaluation> {
         let mut evaluation = Evaluation::default();
         for (component, all) in said(&self.0, at, memory).await? {
@@ -160,6 +197,14 @@ impl Trigger for Not {
 
     fn interval(&self) -> Duration {
         self.0.interval()
+    }
+
+    fn window(&self) -> Duration {
+        self.0.window()
+    }
+
+    async fn chart(&self, component: &ComponentId, from: Timestamp, to: Timestamp) -> Vec<Point> {
+        self.0.chart(component, from, to).await
     }
 
     async fn evaluate(&self, at: Timestamp, memory: &mut Memory) -> Result<Evaluation> {

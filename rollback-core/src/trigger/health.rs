@@ -70,6 +70,10 @@ impl Trigger for HealthCheck {
         self.interval
     }
 
+    fn window(&self) -> Duration {
+        Window::InARow(self.failures).length(self.interval)
+    }
+
     async fn evaluate(&self, at: Timestamp, memory: &mut Memory) -> Result<Evaluation> {
         if self.failures == 0 || self.interval.is_zero() {
             let message = "a health check takes how many failures in a row, and an interval";

@@ -92,6 +92,19 @@ pub trait Trigger: fmt::Debug + Send + Sync {
     /// it saw before.
     fn interval(&self) -> Duration;
 
+    /// For how long it has to look before it can fire: a whole window of its rule. After a change this much new data says
+    /// whether it still would.
+    fn window(&self) -> Duration {
+        self.interval()
+    }
+
+    /// What it watches of a component between two times, for a chart; empty where there is nothing to show, or where it
+    /// cannot be had. Read-only.
+    async fn chart(&self, component: &ComponentId, from: Timestamp, to: Timestamp) -> Vec<Point> {
+        let _ = (component, from, to);
+        Vec::new()
+    }
+
     /// Looks once, at this time. Read-only.
     ///
     /// Guarantees that a component is `Firing` only by samples that were had, and that one of [`components`] of which

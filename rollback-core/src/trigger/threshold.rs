@@ -236,6 +236,14 @@ impl Trigger for Threshold {
         self.interval
     }
 
+    fn window(&self) -> Duration {
+        self.window.length(self.interval)
+    }
+
+    async fn chart(&self, component: &ComponentId, from: Timestamp, to: Timestamp) -> Vec<Point> {
+        self.points(component, from, to).await
+    }
+
     async fn evaluate(&self, at: Timestamp, memory: &mut Memory) -> Result<Evaluation> {
         self.check()?;
         let Self { metric, limit, window, interval, min_requests, .. } = self;

@@ -69,6 +69,15 @@ pub struct Progress {
 }
 
 impl Window {
+    /// For how long a metric that is evaluated at this interval is looked at before it can fire.
+    pub fn length(self, interval: Duration) -> Duration {
+        match self {
+            Self::For(time) => time,
+            Self::InARow(count) => interval.saturating_mul(count.saturating_sub(1)),
+            Self::MOfN { n, .. } => interval.saturating_mul(n.saturating_sub(1)),
+        }
+    }
+
     /// Takes one sample in, of a metric that is evaluated at this interval.
     ///
     /// What came before is forgotten when the last evaluation is longer ago than two intervals, or when the clock was

@@ -72,6 +72,7 @@ fn start(plan: &Plan) -> Entry {
         reason: None,
         settings: options().settings,
         locators: Vec::new(),
+        cause: None,
     })
 }
 

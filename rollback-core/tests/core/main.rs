@@ -20,6 +20,7 @@ mod plan;
 mod recover;
 mod simulation;
 mod stop;
+mod supervisor;
 mod trigger;
 mod verify;
 mod world;

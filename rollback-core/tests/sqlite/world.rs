@@ -64,6 +64,7 @@ pub(crate) fn start_of(plan: Plan) -> Entry {
             .map(|component| Locator { component: component.clone(), entry: json!({"kind": "memory"}) })
             .collect(),
         plan: Box::new(plan),
+        cause: None,
         actor: "test".into(),
         reason: Some("it's \"broken\"".into()),
         settings: RunOptions::by("test").settings,

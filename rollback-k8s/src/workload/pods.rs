@@ -7,6 +7,11 @@ use serde_json::Value;
 
 use crate::json;
 
+/// A pod as a probe and a restart name it, such that another one of its name is another.
+pub(crate) fn instance(pod: &Value) -> String {
+    format!("{}/{}", json::name(pod), json::uid(pod))
+}
+
 /// Why a pod does not start.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Trouble {

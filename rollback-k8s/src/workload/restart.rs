@@ -21,7 +21,7 @@ impl Workload {
         let live = restorable(object["spec"]["template"].clone());
         let images = template::images(&live);
         // With OnDelete a rollout restart would restart nothing.
-        let by_pods = scope == RestartScope::Unready || status::is_on_delete(&object);
+        let by_pods = scope != RestartScope::All || status::is_on_delete(&object);
         if by_pods {
             crate::guard::refuse_dying(&object)?;
         } else {
@@ -29,9 +29,14 @@ impl Workload {
         }
         let (mut from, mut to) = (Content::default(), Content::default());
         let (diff, irreversible) = if by_pods {
-            to.ready_too = scope == RestartScope::All;
+            to.ready_too = scope != RestartScope::Unready;
             let all = self.own_pods(&object).await?;
-            let goes = |pod: &&Value| (to.ready_too || !json::is_ready(pod)) && !pods::is_terminating(pod);
+            let is_meant = |pod: &Value| match &scope {
+                RestartScope::All => true,
+                RestartScope::Unready => !json::is_ready(pod),
+                RestartScope::Instances(names) => names.contains(&pods::instance(pod)),
+            };
+            let goes = |pod: &&Value| is_meant(pod) && !pods::is_terminating(pod);
             to.gone = all.iter().filter(goes).map(PodRef::of).collect();
             to.gone.sort();
             (pods_going(&to.gone).collect(), "pods that were evicted do not come back")
@@ -52,6 +57,7 @@ impl Workload {
         let (from_id, to_id) = match scope {
             RestartScope::All => ("running".to_owned(), "restarted".to_owned()),
             RestartScope::Unready => (format!("{} not ready", to.gone.len()), "replaced".to_owned()),
+            RestartScope::Instances(_) => (format!("{} failing", to.gone.len()), "replaced".to_owned()),
         };
         let [from, to] = Content::snapshots(from, to, [(from_id, images.clone()), (to_id, images)]);
         Ok(Change {

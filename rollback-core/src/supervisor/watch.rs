@@ -1,0 +1,596 @@
+//! The loop: what is due is begun, and what has ended is taken in. One task owns all that is remembered, so that nothing
+//! is locked; whatever takes long is a future of its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use futures::future::{BoxFuture, join_all};
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+
+use super::case::{Acted, Case, Ran};
+use super::observe::{self, Looked};
+use super::policy::Blueprint;
+use super::reason::Reason;
+use super::standing::{Judging, PolicyMemory, Standing};
+use super::tell::{Alerts, Teller};
+use super::{Supervisor, of_policy};
+use crate::trigger::{Evaluation, Memory};
+use crate::{
+    ComponentId, Fact, Fingerprint, Judgement, Notification, Outcome, Realm, Result, RunId, RunState,
+    Timestamp,
+};
+
+/// How often what a policy remembers is recorded while all is well.
+const CALM_RECORDS: Duration = Duration::from_secs(60);
+
+/// How often it is recorded that a component was looked at, where nothing changes.
+const LOOK_RECORDS: Duration = Duration::from_secs(3600);
+
+/// How long the last messages may take when it stops.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// How long after its end a run is still judged.
+const JUDGED_WITHIN: Duration = Duration::from_secs(24 * 3600);
+
+/// What has ended.
+pub(super) enum Done {
+    Evaluated { policy: usize, at: Timestamp, memory: Memory, seen: Result<Evaluation> },
+    Looked { component: ComponentId, at: Timestamp, looked: Result<Looked> },
+    Acted { case: Case, acted: Acted },
+    Resumed { run: RunId, state: Box<RunState>, ran: Result<Ran> },
+    Saved { policy: usize },
+    Remembered { component: ComponentId },
+    Alerted { told: bool, ended: usize },
+    Nothing,
+}
+
+pub(super) type Work<'a> = FuturesUnordered<BoxFuture<'a, Done>>;
+
+/// What is known of a policy while it is watched.
+pub(super) struct Watched {
+    pub(super) memory: PolicyMemory,
+    due: Instant,
+    evaluating: bool,
+    saving: bool,
+    saved: Option<Instant>,
+    /// Whether what is remembered has to be recorded soon.
+    pub(super) dirty: bool,
+    /// What is wrong with its trigger, as people were told.
+    pub(super) broken: Option<String>,
+}
+
+/// What is known of a component while it is watched.
+pub(super) struct Own {
+    due: Instant,
+    looking: bool,
+    pub(super) standing: Standing,
+    pub(super) realm: Option<Realm>,
+    pub(super) busy: Option<String>,
+    writing: bool,
+    /// What is to be done once what is remembered of it is written.
+    waiting: Option<Case>,
+    /// Since when this revision is well and settled.
+    well_since: Option<(Fingerprint, Timestamp)>,
+    recorded_look: Option<Timestamp>,
+    unseen_since: Option<Timestamp>,
+    unseen_told: bool,
+}
+
+pub(super) struct World<'a> {
+    pub(super) all: &'a Supervisor,
+    pub(super) teller: Teller,
+    pub(super) watched: Vec<Watched>,
+    pub(super) owns: BTreeMap<ComponentId, Own>,
+    pub(super) alerts: Alerts,
+    pub(super) work: Work<'a>,
+    /// The runs that the journal knew at the start; none where it could not be read.
+    journaled: Option<BTreeSet<RunId>>,
+    acting: usize,
+    alerting: bool,
+    alerts_due: Instant,
+    stop: CancellationToken,
+}
+
+pub(super) async fn run(all: &Supervisor, stop: &CancellationToken) -> Result<()> {
+    let (sender, messages) = mpsc::unbounded_channel();
+    let teller = Teller { sender, clock: all.clock.clone(), actor: all.options.actor.clone() };
+    let told = tell(all, messages);
+    let watched = async {
+        let mut world = World::new(all, teller, stop.child_token()).await;
+        world.begin().await;
+        world.go(stop).await;
+    };
+    // What is left to tell is told, or recorded, once the world and its teller are gone.
+    let work = async { tokio::join!(watched, told) };
+    tokio::select! {
+        _ = work => {}
+        () = all.outbox.deliver() => {}
+    }
+    if !all.options.observe {
+        all.outbox.flush(FAREWELL).await;
+    }
+    Ok(())
+}
+
+/// Passes on what is said, in order, until nobody says anything any more.
+async fn tell(all: &Supervisor, mut messages: mpsc::UnboundedReceiver<Notification>) {
+    while let Some(message) = messages.recv().await {
+        if let Some(listener) = &all.listener {
+            let _ = listener.send(message.clone());
+        }
+        if !all.options.observe {
+            all.outbox.send(message).await;
+        }
+    }
+}
+
+impl<'a> World<'a> {
+    async fn new(all: &'a Supervisor, teller: Teller, stop: CancellationToken) -> Self {
+        let now = Instant::now();
+        let watched = join_all(all.policies.iter().map(async |policy| {
+            let memory = match all.policy_memory(&policy.name).await {
+                Ok(memory) => memory,
+                Err(error) => {
+                    teller.trouble(format!("what policy {} remembers cannot be read: {error}", policy.name));
+                    PolicyMemory::default()
+                }
+            };
+            Watched {
+                memory,
+                due: now,
+                evaluating: false,
+                saving: false,
+                saved: None,
+                dirty: false,
+                broken: None,
+            }
+        }));
+        let watched = watched.await;
+        let own = |component: &ComponentId| {
+            let own = Own {
+                due: now,
+                looking: false,
+                standing: Standing::default(),
+                realm: None,
+                busy: None,
+                writing: false,
+                waiting: None,
+                well_since: None,
+                recorded_look: None,
+                unseen_since: None,
+                unseen_told: false,
+            };
+            (component.clone(), own)
+        };
+        Self {
+            owns: all.supervised.keys().map(own).collect(),
+            alerts: Alerts::new(
+                &all.options.actor,
+                all.clock.now(),
+                all.options.repeat_alerts.saturating_mul(3),
+            ),
+            all,
+            teller,
+            watched,
+            work: FuturesUnordered::new(),
+            journaled: None,
+            acting: 0,
+            alerting: false,
+            alerts_due: now,
+            stop,
+        }
+    }
+
+    /// Takes up what an earlier supervisor left: runs that have not ended, and those that are not judged.
+    async fn begin(&mut self) {
+        if self.all.options.observe {
+            return;
+        }
+        let journal = self.all.engine.journal().clone();
+        let runs = match journal.runs().await {
+            Ok(runs) => runs,
+            Err(error) => {
+                self.teller.trouble(format!("what earlier supervisors began cannot be read: {error}"));
+                return;
+            }
+        };
+        self.journaled = Some(runs.iter().map(|run| run.run).collect());
+        let now = self.all.clock.now();
+        let recent = runs.iter().filter(|run| {
+            run.outcome == Outcome::Unfinished
+                || run.finished_at.is_some_and(|end| now.since(end) < JUDGED_WITHIN)
+        });
+        for summary in recent {
+            let entries = journal.entries(summary.run).await;
+            let state = match entries.and_then(|entries| RunState::replay(&entries)) {
+                Ok(state) => state,
+                Err(error) => {
+                    self.teller.trouble(format!("run {} cannot be read: {error}", summary.run));
+                    continue;
+                }
+            };
+            // That of a human is theirs.
+            let Some(cause) = state.cause.clone() else { continue };
+            if state.outcome == Outcome::Unfinished {
+                self.resume(summary.run, state);
+            } else if let (Outcome::Completed, None, Some(end)) =
+                (state.outcome, &state.judged, state.finished_at)
+                && state.plan.steps().iter().any(|step| step.change.kind == crate::ChangeKind::Rollback)
+            {
+                let from = end.saturating_add(self.all.options.settle);
+                self.judge_later(&cause.policy, &cause.component, Judging { run: summary.run, from });
+            }
+        }
+    }
+
+    fn resume(&mut self, run: RunId, state: RunState) {
+        let components: Vec<ComponentId> = state.plan.components().into_iter().cloned().collect();
+        for component in &components {
+            if let Some(own) = self.owns.get_mut(component) {
+                own.busy = Some(format!("run {run} goes on"));
+            }
+        }
+        let (all, stop) = (self.all, self.stop.clone());
+        self.acting += 1;
+        self.work.push(Box::pin(async move {
+            let ran = all.resume(run, &state, &stop).await;
+            Done::Resumed { run, state: Box::new(state), ran }
+        }));
+    }
+
+    pub(super) fn judge_later(&mut self, policy: &str, component: &ComponentId, judging: Judging) {
+        let place = self.all.policies.iter().position(|own| own.name == policy);
+        let Some(watched) = place.and_then(|place| self.watched.get_mut(place)) else { return };
+        watched.memory.watches.entry(component.to_string()).or_default().judging = Some(judging);
+    }
+
+    async fn go(&mut self, stop: &CancellationToken) {
+        loop {
+            let next = self.start_due();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Some(done) = self.work.next(), if !self.work.is_empty() => self.take(done),
+                () = sleep_until(next) => {}
+            }
+        }
+        // Runs stop before their next write; everything else can be done anew.
+        while self.acting > 0 {
+            match self.work.next().await {
+                Some(done @ (Done::Acted { .. } | Done::Resumed { .. })) => self.take(done),
+                Some(_) => {}
+                None => break,
+            }
+        }
+        let save = (0..self.watched.len()).map(|policy| self.save(policy));
+        let save: Vec<_> = save.collect();
+        let _ = timeout(FAREWELL, join_all(save)).await;
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    /// Begins what is due; answers when something is due next.
+    fn start_due(&mut self) -> Instant {
+        let now = Instant::now();
+        let all = self.all;
+        let mut next = now + Duration::from_secs(60);
+        for (place, (policy, watched)) in all.policies.iter().zip(&mut self.watched).enumerate() {
+            if !watched.evaluating && watched.due <= now {
+                watched.evaluating = true;
+                let mut memory = std::mem::take(&mut watched.memory.trigger);
+                watched.due = now + policy.trigger.interval().max(Duration::from_millis(10));
+                let span = tracing::info_span!("evaluate", policy = policy.name);
+                let work = async move {
+                    let at = all.clock.now();
+                    let seen = policy.trigger.evaluate(at, &mut memory).await;
+                    Done::Evaluated { policy: place, at, memory, seen }
+                };
+                self.work.push(Box::pin(work.instrument(span)));
+            } else if !watched.evaluating {
+                next = next.min(watched.due);
+            }
+        }
+        for (component, own) in &mut self.owns {
+            if own.looking || own.writing || own.busy.is_some() {
+                continue;
+            }
+            if own.due <= now {
+                own.looking = true;
+                own.due = now + all.options.observe_every;
+                let component = component.clone();
+                self.work.push(Box::pin(async move {
+                    let looked = all.look(&component).await;
+                    // What came in place while it was looked at came before this.
+                    Done::Looked { at: all.clock.now(), component, looked }
+                }));
+            } else {
+                next = next.min(own.due);
+            }
+        }
+        if !self.alerting && !all.options.observe && (self.alerts.changed || self.alerts_due <= now) {
+            self.alerting = true;
+            self.alerts.changed = false;
+            self.alerts_due = now + all.options.repeat_alerts;
+            let alerts = self.alerts.all(all.clock.now());
+            let ended = self.alerts.ended.len();
+            self.work.push(Box::pin(async move {
+                let told = all.outbox.alerts(&alerts).await.is_ok();
+                Done::Alerted { told, ended }
+            }));
+        } else if !self.alerting && !all.options.observe {
+            next = next.min(self.alerts_due);
+        }
+        next
+    }
+
+    fn take(&mut self, done: Done) {
+        match done {
+            Done::Evaluated { policy, at, memory, seen } => {
+                if let Some(watched) = self.watched.get_mut(policy) {
+                    watched.evaluating = false;
+                    watched.memory.trigger = memory;
+                }
+                self.all.evaluated.store(at.as_unix_millis(), std::sync::atomic::Ordering::Relaxed);
+                self.evaluated(policy, at, seen);
+                self.save_if_due(policy);
+            }
+            Done::Looked { component, at, looked } => self.looked(&component, at, looked),
+            Done::Acted { case, acted } => {
+                self.acting -= 1;
+                self.free(&case);
+                let policy = case.policy;
+                self.acted(&case, acted);
+                self.save_if_due(policy);
+            }
+            Done::Resumed { run, state, ran } => {
+                self.acting -= 1;
+                for component in state.plan.components() {
+                    if let Some(own) = self.owns.get_mut(component) {
+                        own.busy = None;
+                        own.due = Instant::now();
+                    }
+                }
+                match (ran, &state.cause) {
+                    (Ok(ran), Some(cause)) => self.ran(&cause.policy, &cause.component, ran),
+                    (Err(error), _) => self.teller.cannot_resume(run, &error),
+                    (Ok(_), None) => {}
+                }
+            }
+            Done::Saved { policy } => {
+                if let Some(watched) = self.watched.get_mut(policy) {
+                    watched.saving = false;
+                }
+                self.save_if_due(policy);
+            }
+            Done::Remembered { component } => {
+                let case = self.owns.get_mut(&component).and_then(|own| {
+                    own.writing = false;
+                    own.waiting.take()
+                });
+                if let Some(case) = case {
+                    self.start(case);
+                }
+            }
+            Done::Alerted { told, ended } => {
+                self.alerting = false;
+                if told {
+                    self.alerts.ended.drain(..ended.min(self.alerts.ended.len()));
+                }
+            }
+            Done::Nothing => {}
+        }
+    }
+
+    /// The components that a case may move.
+    fn moved_by(&self, case: &Case) -> Vec<ComponentId> {
+        let policy = self.all.policies.get(case.policy);
+        let plan =
+            policy.and_then(|policy| policy.plan.clone()).unwrap_or_else(|| Blueprint::of(&case.component));
+        plan.steps.into_iter().map(|step| step.component).collect()
+    }
+
+    /// Begins to act on a case, unless something is being done already.
+    pub(super) fn start(&mut self, case: Case) {
+        let components = self.moved_by(&case);
+        for component in &components {
+            let Some(own) = self.owns.get_mut(component) else { continue };
+            if let Some(what) = &own.busy {
+                let reason = Reason::Busy { what: what.clone() };
+                self.acted(&case, Acted::HeldBack(reason));
+                return;
+            }
+            if own.writing {
+                own.waiting = Some(case);
+                return;
+            }
+        }
+        for component in &components {
+            if let Some(own) = self.owns.get_mut(component) {
+                own.busy = Some(format!("run {} is about it", case.run));
+            }
+        }
+        let (all, stop, teller) = (self.all, self.stop.clone(), self.teller.clone());
+        self.acting += 1;
+        self.work.push(Box::pin(async move {
+            let acted = all.act(&case, &teller, &stop).await;
+            Done::Acted { case, acted }
+        }));
+    }
+
+    fn free(&mut self, case: &Case) {
+        for component in self.moved_by(case) {
+            if let Some(own) = self.owns.get_mut(&component) {
+                own.busy = None;
+                own.due = Instant::now();
+            }
+        }
+    }
+
+    /// Records what is remembered of a component, as it stands now.
+    pub(super) fn remember(&mut self, component: &ComponentId) {
+        let all = self.all;
+        let Some(own) = self.owns.get_mut(component) else { return };
+        let Some(realm) = own.realm.clone().filter(|_| !own.writing && own.busy.is_none()) else { return };
+        own.writing = true;
+        let (component, standing) = (component.clone(), own.standing.clone());
+        self.work.push(Box::pin(async move {
+            if let Err(error) = all.remember(&realm, &component, &standing).await {
+                tracing::warn!(%component, %error, "what is known of it is not recorded");
+            }
+            Done::Remembered { component }
+        }));
+    }
+
+    fn save(&self, policy: usize) -> BoxFuture<'a, ()> {
+        let all = self.all;
+        let name = all.policies.get(policy).map(|policy| policy.name.clone()).unwrap_or_default();
+        let memory = self.watched.get(policy).map(|watched| watched.memory.clone()).unwrap_or_default();
+        Box::pin(async move {
+            if let Err(error) = all.save_policy(&name, &memory).await {
+                tracing::warn!(policy = name, %error, "what it remembers is not recorded");
+            }
+        })
+    }
+
+    fn save_if_due(&mut self, policy: usize) {
+        let now = Instant::now();
+        let Some(watched) = self.watched.get_mut(policy) else { return };
+        let is_due = watched.dirty || watched.saved.is_none_or(|saved| now - saved >= CALM_RECORDS);
+        // While it is evaluated its memory is elsewhere.
+        if watched.saving || watched.evaluating || !is_due || self.all.options.observe {
+            return;
+        }
+        (watched.saving, watched.dirty, watched.saved) = (true, false, Some(now));
+        let save = self.save(policy);
+        self.work.push(Box::pin(async move {
+            save.await;
+            Done::Saved { policy }
+        }));
+    }
+
+    fn looked(&mut self, component: &ComponentId, at: Timestamp, looked: Result<Looked>) {
+        let all = self.all;
+        let Some(own) = self.owns.get_mut(component) else { return };
+        own.looking = false;
+        let Looked { known, settled } = match looked {
+            Ok(looked) => looked,
+            Err(error) => {
+                own.well_since = None;
+                let since = *own.unseen_since.get_or_insert(at);
+                if at.since(since) >= all.options.blind_after && !own.unseen_told {
+                    own.unseen_told = true;
+                    self.teller.trouble(format!("{component} cannot be looked at since {since}: {error}"));
+                }
+                return;
+            }
+        };
+        (own.unseen_since, own.unseen_told) = (None, false);
+        let first = own.realm.is_none();
+        own.realm = Some(known.realm.clone());
+        if own.busy.is_some() {
+            return;
+        }
+        let mut standing = observe::standing(&known.record);
+        let kept = standing.clone();
+        own.recorded_look = kept.looked.as_ref().map(|(at, _)| *at);
+        if own.standing.looked > standing.looked {
+            standing.looked.clone_from(&own.standing.looked);
+        }
+        if let (true, Some(journaled)) = (first, &self.journaled) {
+            // What was about to begin when its supervisor died did not happen.
+            standing.attempts.retain(|attempt| journaled.contains(&attempt.run));
+        }
+        let Some(current) = known.current() else { return };
+        standing.look(at, current);
+        let is_due = own.recorded_look.is_none_or(|recorded| at.since(recorded) >= LOOK_RECORDS);
+        let differs = kept.changed != standing.changed
+            || kept.attempts != standing.attempts
+            || kept.result != standing.result;
+        own.standing = standing;
+        let well = settled && self.is_well(component, at);
+        let Some(own) = self.owns.get_mut(component) else { return };
+        let print = &current.fingerprint;
+        match &own.well_since {
+            Some((same, since)) if well && same == print => {
+                if at.since(*since) >= all.options.soak {
+                    let (component, since) = (component.clone(), *since);
+                    // The next look finds it marked, and asks for nothing more.
+                    self.work.push(Box::pin(async move {
+                        if let Err(error) = all.mark_good(&component, &known, since).await {
+                            tracing::warn!(%component, %error, "it is not recorded good");
+                        }
+                        Done::Nothing
+                    }));
+                }
+            }
+            _ => own.well_since = well.then(|| (print.clone(), at)),
+        }
+        if differs || is_due {
+            self.remember(component);
+        }
+    }
+
+    /// Whether all triggers of a component, of which there is one at least, see that it is well.
+    fn is_well(&self, component: &ComponentId, at: Timestamp) -> bool {
+        let name = component.to_string();
+        let of = self.all.policies.iter().zip(&self.watched);
+        let of: Vec<_> = of.filter(|(policy, _)| policy.trigger.components().contains(component)).collect();
+        let is_well = |(policy, watched): &(&super::Policy, &Watched)| {
+            let well = watched.memory.watches.get(&name).and_then(|watch| watch.well_at);
+            well.is_some_and(|well| at.since(well) <= policy.trigger.interval().saturating_mul(2))
+        };
+        !of.is_empty() && of.iter().all(is_well)
+    }
+
+    /// Judges a run, writes its report once more, and tells people.
+    pub(super) fn judge(
+        &mut self,
+        policy: usize,
+        component: &ComponentId,
+        judging: &Judging,
+        judgement: Judgement,
+    ) {
+        let all = self.all;
+        let Some(policy) = all.policies.get(policy) else { return };
+        let (teller, component) = (self.teller.clone(), component.clone());
+        let Judging { run, from } = *judging;
+        self.work.push(Box::pin(async move {
+            let points = policy.trigger.chart(&component, from, all.clock.now()).await;
+            let judgement = Judgement { points, ..judgement };
+            if !all.options.observe
+                && let Err(error) = all.engine.judge(run, judgement.clone()).await
+            {
+                tracing::warn!(%run, %error, "how the symptom went on is not recorded");
+            }
+            let report = match &all.reporter {
+                Some(reporter) => reporter.report(run).await.ok(),
+                None => None,
+            };
+            teller.judged(policy, &component, run, &judgement, report);
+            Done::Nothing
+        }));
+    }
+}
+
+impl Supervisor {
+    async fn policy_memory(&self, name: &str) -> Result<PolicyMemory> {
+        let Some((realm, component)) = of_policy(name) else { return Ok(PolicyMemory::default()) };
+        let record = self.ledger.record(&realm, &component).await?;
+        let kept = record.memory(observe::KEY).and_then(|value| serde_json::from_value(value.clone()).ok());
+        Ok(kept.unwrap_or_default())
+    }
+
+    async fn save_policy(&self, name: &str, memory: &PolicyMemory) -> Result<()> {
+        let Some((realm, component)) = of_policy(name) else { return Ok(()) };
+        let value = serde_json::to_value(memory).unwrap_or(Value::Null);
+        let fact = Fact::Memory { policy: observe::KEY.to_owned(), value };
+        self.note(&realm, &component, vec![(self.clock.now(), fact)]).await
+    }
+}
