@@ -4,9 +4,12 @@ mod change;
 mod component;
 mod engine;
 mod error;
+#[cfg(feature = "incident")]
+pub mod incident;
 mod journal;
 mod lease;
 mod ledger;
+pub mod mask;
 mod notify;
 mod outbox;
 mod plan;

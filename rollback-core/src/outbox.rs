@@ -45,6 +45,8 @@ pub struct Outbox {
 #[derive(Debug)]
 struct Queue {
     notifier: Arc<dyn Notifier>,
+    /// Under which name the ledger keeps it.
+    key: String,
     state: Mutex<State>,
     changed: Notify,
 }
@@ -82,8 +84,20 @@ impl State {
 impl Outbox {
     /// One that records in this ledger what these notifiers have not been told yet.
     pub fn new(notifiers: Vec<Arc<dyn Notifier>>, ledger: Arc<dyn Ledger>) -> Self {
-        let queue = |notifier| Queue { notifier, state: Mutex::default(), changed: Notify::new() };
-        Self { ledger, clock: Arc::new(SystemClock), queues: notifiers.into_iter().map(queue).collect() }
+        let mut queues: Vec<Queue> = Vec::new();
+        for notifier in notifiers {
+            // Two of one name are told apart by their order.
+            let same = queues.iter().filter(|queue| queue.notifier.name() == notifier.name()).count();
+            let name = if same == 0 {
+                notifier.name().to_owned()
+            } else {
+                format!("{} {}", notifier.name(), same + 1)
+            };
+            let key =
+                name.chars().map(|c| if c.is_whitespace() || c.is_control() { '_' } else { c }).collect();
+            queues.push(Queue { notifier, key, state: Mutex::default(), changed: Notify::new() });
+        }
+        Self { ledger, clock: Arc::new(SystemClock), queues }
     }
 
     /// Sets where the time comes from.
@@ -160,13 +174,7 @@ impl Queue {
     }
 
     fn place(&self) -> Option<(Realm, ComponentId)> {
-        let name: String = self
-            .notifier
-            .name()
-            .chars()
-            .map(|c| if c.is_whitespace() || c.is_control() { '_' } else { c })
-            .collect();
-        Some((Realm::new(super::supervisor::REALM), ComponentId::new("notifier", None, &name).ok()?))
+        Some((Realm::new(super::supervisor::REALM), ComponentId::new("notifier", None, &self.key).ok()?))
     }
 
     /// Takes up what an earlier process left.
@@ -255,7 +263,8 @@ impl Queue {
             let told = self.notifier.notify(&message, thread.as_ref().map(|(_, thread)| thread.as_str()));
             let error = match timeout(PATIENCE, told).await.unwrap_or_else(|_| Err(late())) {
                 Ok(new) => {
-                    if let (Some(new), None) = (new, thread) {
+                    // The last one counts: the one before may have been deleted.
+                    if let Some(new) = new.filter(|new| thread.is_none_or(|(_, known)| known != *new)) {
                         self.state().threads.push_back((message.thread.clone(), new));
                     }
                     break None;

@@ -2,7 +2,7 @@
 
 pub(crate) mod diff;
 pub(crate) mod json;
-pub(crate) mod mask;
+pub(crate) use rollback_core::mask;
 pub(crate) mod progress;
 pub(crate) mod table;
 

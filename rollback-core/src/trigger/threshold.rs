@@ -200,6 +200,7 @@ impl Threshold {
             since: Some(since),
             value: Some(value),
             limit: Some(limit),
+            is_share: matches!(self.metric, Metric::Ratio { .. }),
             points: self.points(component, from, at).await,
             ..Evidence::default()
         }

@@ -93,6 +93,8 @@ pub struct Evidence {
     pub value: Option<f64>,
     /// The limit that it is beyond.
     pub limit: Option<f64>,
+    /// Whether values are shares, from 0 to 1.
+    pub is_share: bool,
     /// How many instances were asked, where it is about single ones.
     pub asked: usize,
     /// How many of them fail now, if only for the first time.

@@ -164,7 +164,7 @@ fn a_history_has_one_start_and_one_end() {
     assert_illegal(&[start(&plan), unknown], "no step is named z");
     let closed = [start(&plan), end(Outcome::Abandoned)];
     for more in [begun.clone(), end(Outcome::Abandoned)] {
-        assert_illegal(&[&closed[..], &[more]].concat(), "nothing follows the end");
+        assert_illegal(&[&closed[..], &[more]].concat(), "follows the end");
     }
     let state = RunState::replay(&[start(&plan), begun, end(Outcome::Abandoned)]).unwrap();
     assert_eq!(state.outcome, Outcome::Abandoned);

@@ -1,11 +1,12 @@
 //! Hides what nobody should read over a shoulder or in a log: inline values of environment variables whose
 //! names look secret, and passwords in addresses.
 
-use rollback_core::FieldChange;
 use serde_json::{Map, Value};
 
+use crate::FieldChange;
+
 /// What stands for a hidden value.
-pub(crate) const MASK: &str = "***";
+pub const MASK: &str = "***";
 
 /// Parts of names that look secret. Hiding too much costs a look at the object; hiding too little costs
 /// the secret.
@@ -37,7 +38,7 @@ fn is_secret(name: &str) -> bool {
 }
 
 /// A field change that may be shown.
-pub(crate) fn field(change: &FieldChange) -> FieldChange {
+pub fn field(change: &FieldChange) -> FieldChange {
     let hidden = is_secret_value(&change.path);
     let show = |value: &Value| if hidden { Value::from(MASK) } else { self::value(value) };
     FieldChange {
@@ -58,7 +59,7 @@ fn is_secret_value(path: &str) -> bool {
 
 /// Any JSON: entries `{name, value}` whose name looks secret lose the value, at any depth, also in JSON
 /// kept as text, as the last-applied annotation is.
-pub(crate) fn value(value: &Value) -> Value {
+pub fn value(value: &Value) -> Value {
     match value {
         Value::Object(members) => {
             let hidden = members.get("name").and_then(Value::as_str).is_some_and(is_secret);
@@ -75,7 +76,7 @@ pub(crate) fn value(value: &Value) -> Value {
 }
 
 /// Free text: JSON as [`value`], otherwise the words `NAME=value` and `scheme://user:password@host`.
-pub(crate) fn text(text: &str) -> String {
+pub fn text(text: &str) -> String {
     if text.trim_start().starts_with(['{', '['])
         && let Ok(parsed) = serde_json::from_str::<Value>(text)
     {
