@@ -13,7 +13,9 @@ use rollback_git::Pick;
 
 use crate::exit::Failure;
 
-pub(crate) use choices::{Artifacts, Compat, Conflicts, DryRun, Format, GitOps, GoodOrBad, OnFailure};
+pub(crate) use choices::{
+    Artifacts, Compat, Conflicts, DryRun, Format, GitOps, GoodOrBad, OnFailure, ReportFormat,
+};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -159,6 +161,38 @@ pub(crate) enum Command {
     #[command(after_help = "Example:
   rollback record deployment/web -n shop")]
     Record(RecordArgs),
+    /// Watches what the policies of the runbook say, and acts as they say, until it is stopped
+    #[command(after_help = "Examples:
+  rollback watch -f rollback.yaml --observe                 says what it would do, and writes nothing
+  rollback watch -f rollback.yaml --listen 0.0.0.0:8080     with /healthz, /readyz and /metrics")]
+    Watch(WatchArgs),
+    /// Lists what changed lately, over all components of the runbook, and which policies are beyond their limits
+    #[command(after_help = "Example:
+  rollback changes --since 2h")]
+    Changes(ChangesArgs),
+    /// Keeps automation from doing anything with a component, or with all; it goes on to observe and to tell
+    #[command(after_help = "Examples:
+  rollback hold inference-service --for 1h --reason 'deploying a fix by hand'
+  rollback hold --all --for 30m --reason 'network maintenance'")]
+    Hold(HoldArgs),
+    /// Lets automation act again
+    #[command(after_help = "Example:
+  rollback unhold inference-service")]
+    Unhold(UnholdArgs),
+    /// Lists what is held
+    #[command(after_help = "Example:
+  rollback holds -o json")]
+    Holds,
+    /// Prints the incident report of a run, by hand or automatic
+    #[command(after_help = "Examples:
+  rollback report 0199f3c2-6e0f-7a41-9d53-0c5f0f6f4d11
+  rollback report 0f6f4d11 --format html > incident.html")]
+    Report(ReportArgs),
+    /// Checks the runbook before it is needed: components, rights, something to return to, metrics, who is told
+    #[command(after_help = "Examples:
+  rollback check -f rollback.yaml
+  rollback check --notify    also sends a test message")]
+    Check(CheckArgs),
     /// Prints what a cluster needs for runs to be kept in it
     #[command(after_help = "Example:
   rollback crd | kubectl apply -f -")]
@@ -330,6 +364,9 @@ pub(crate) struct RunArgs {
     /// Return once the change is made, without watching it settle
     #[arg(long)]
     pub(crate) no_verify: bool,
+    /// Tell nobody, where the runbook says who is told
+    #[arg(long)]
+    pub(crate) no_notify: bool,
 }
 
 #[derive(Debug, Args)]
@@ -398,6 +435,66 @@ pub(crate) struct RevertArgs {
     pub(crate) run: RunArgs,
     #[command(flatten)]
     pub(crate) why: WhyArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WatchArgs {
+    /// Only say what would be done; nothing is written, in the ledger neither, and nobody is told
+    #[arg(long)]
+    pub(crate) observe: bool,
+    /// Serve /healthz, /readyz and /metrics at this address, such as 127.0.0.1:8080
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Option<std::net::SocketAddr>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ChangesArgs {
+    /// How far back, such as 30m or 2h
+    #[arg(long, value_name = "DURATION", default_value = "2h", value_parser = duration)]
+    pub(crate) since: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HoldArgs {
+    /// TYPE/NAME or TYPE/NAMESPACE/NAME; or a name of the runbook
+    #[arg(value_name = "COMPONENT", required_unless_present = "all", num_args = 1..=2)]
+    pub(crate) component: Vec<String>,
+    /// All components
+    #[arg(long, conflicts_with = "component")]
+    pub(crate) all: bool,
+    /// For how long, such as 30m or 1h
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration)]
+    pub(crate) r#for: Duration,
+    /// Why, for the others
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UnholdArgs {
+    /// TYPE/NAME or TYPE/NAMESPACE/NAME; or a name of the runbook
+    #[arg(value_name = "COMPONENT", required_unless_present = "all", num_args = 1..=2)]
+    pub(crate) component: Vec<String>,
+    /// All components
+    #[arg(long, conflicts_with = "component")]
+    pub(crate) all: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReportArgs {
+    /// The id of the run; its beginning or its end will do
+    #[arg(value_name = "RUN")]
+    pub(crate) run: String,
+    /// In which form [default: markdown, or json with -o json]
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) format: Option<ReportFormat>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// Also send a test message to everybody who is told
+    #[arg(long)]
+    pub(crate) notify: bool,
 }
 
 /// The longest time that may be asked for; beyond, somebody mistyped.

@@ -31,6 +31,8 @@ pub(crate) struct Kept {
     pub(crate) instead: Option<PathBuf>,
     /// Whether they are in the cluster, where every run of one component is known to all.
     pub(crate) in_cluster: bool,
+    /// The namespace there.
+    pub(crate) namespace: Option<String>,
 }
 
 /// Where runs are to be kept.
@@ -106,7 +108,14 @@ async fn in_cluster(app: &App, namespace: &str) -> Result<Kept, Failure> {
     }
     app.until_stopped(async { journal.check().await.map_err(unusable) }).await?;
     let journal = Arc::new(journal);
-    Ok(Kept { journal: journal.clone(), ledger: journal, durable: true, instead: None, in_cluster: true })
+    Ok(Kept {
+        journal: journal.clone(),
+        ledger: journal,
+        durable: true,
+        instead: None,
+        in_cluster: true,
+        namespace: Some(namespace.to_owned()),
+    })
 }
 
 fn find_out(app: &App) -> Result<Where, Failure> {
@@ -155,7 +164,14 @@ fn folder(state: Option<OsString>, home: Option<PathBuf>) -> Option<PathBuf> {
 
 fn at(path: &Path) -> Result<Kept, Failure> {
     let journal = Arc::new(SqliteJournal::open(path).map_err(unusable)?);
-    Ok(Kept { journal: journal.clone(), ledger: journal, durable: true, instead: None, in_cluster: false })
+    Ok(Kept {
+        journal: journal.clone(),
+        ledger: journal,
+        durable: true,
+        instead: None,
+        in_cluster: false,
+        namespace: None,
+    })
 }
 
 /// A journal that fails before a run began is a matter of set-up.
@@ -183,7 +199,14 @@ pub(crate) fn ended(run: RunId, outcome: Outcome) -> Failure {
 impl Kept {
     fn nowhere() -> Self {
         let journal = Arc::new(MemoryJournal::new());
-        Self { journal: journal.clone(), ledger: journal, durable: false, instead: None, in_cluster: false }
+        Self {
+            journal: journal.clone(),
+            ledger: journal,
+            durable: false,
+            instead: None,
+            in_cluster: false,
+            namespace: None,
+        }
     }
 
     /// The run of this id, or of an id that begins or ends so.

@@ -1,11 +1,13 @@
 //! The command `rollback`: parses what is typed, calls the library, prints what it says.
 
+mod aftermath;
 mod args;
 mod commands;
 mod exit;
 mod journal;
 mod keep;
 mod lease;
+mod listen;
 mod naming;
 mod output;
 mod parts;

@@ -144,11 +144,13 @@ impl Outbox {
             () = self.deliver() => {}
             _ = timeout(patience, done) => {}
         }
-        let left = |queue: &Queue| {
-            let state = queue.state();
-            state.waiting.len() + state.undelivered.len()
-        };
-        self.queues.iter().map(left).sum()
+        self.queues.iter().map(Queue::left).sum()
+    }
+
+    /// How many messages an earlier process has left.
+    pub async fn waiting(&self) -> usize {
+        join_all(self.queues.iter().map(|queue| queue.load(self))).await;
+        self.queues.iter().map(Queue::left).sum()
     }
 
     /// Tells every notifier which alerts stand.
@@ -171,6 +173,12 @@ impl Outbox {
 impl Queue {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many messages are not delivered.
+    fn left(&self) -> usize {
+        let state = self.state();
+        state.waiting.len() + state.undelivered.len()
     }
 
     fn place(&self) -> Option<(Realm, ComponentId)> {

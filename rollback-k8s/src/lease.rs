@@ -11,7 +11,7 @@ use rollback_core::{
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use crate::{Cluster, json};
+use crate::{Cluster, Right, json};
 
 /// How long a lease lasts from its last renewal, for those who wait for it.
 const LENGTH: Duration = Duration::from_secs(15);
@@ -62,15 +62,7 @@ impl KubernetesLease {
     /// # Errors
     /// As the server answers.
     pub async fn is_permitted(&self, namespace: &str) -> Result<bool> {
-        let review = json!({
-            "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
-            "spec": {"resourceAttributes": {
-                "group": "coordination.k8s.io", "resource": "leases", "verb": "create", "namespace": namespace,
-            }},
-        });
-        let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
-        let answer = self.cluster.post(path, &review, "asking for the right to leases").await?;
-        Ok(json::flag(&answer, "/status/allowed"))
+        self.cluster.may(&Right::new("create", "coordination.k8s.io", "leases"), namespace).await
     }
 
     /// Where the lease of a component is.

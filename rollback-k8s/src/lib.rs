@@ -15,6 +15,9 @@ mod kinds;
 mod lease;
 mod left;
 mod ownership;
+#[cfg(feature = "probe")]
+pub mod probe;
+mod rights;
 mod watch;
 mod workload;
 
@@ -33,6 +36,7 @@ pub mod backend {
 pub use cluster::{Cluster, ConnectOptions};
 pub use journal::{CUSTOM_RESOURCE_DEFINITION, KubernetesJournal};
 pub use lease::KubernetesLease;
+pub use rights::Right;
 pub use workload::{GitOps, UndoMode, Workload, WorkloadKind, WorkloadOptions};
 
 /// A segment of a path, encoded: names of roles and the like may hold more than names of hosts.

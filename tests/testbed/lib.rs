@@ -29,6 +29,7 @@
 )]
 #![allow(clippy::disallowed_methods, reason = "real servers live in real time")]
 
+mod alertmanager;
 mod control_plane;
 mod fault;
 mod keeper;
@@ -41,11 +42,13 @@ pub mod objects;
 mod pod_status;
 mod prometheus;
 mod proxy;
+mod receiver;
 mod repo;
 mod testbed;
 mod tools;
 mod user;
 
+pub use alertmanager::AlertmanagerServer;
 pub use fault::{Fault, Matcher};
 pub use kserve::{PAUSED, REVISIONS, SERVICES};
 pub use kubelet::{NODES, READY_ANNOTATION};
@@ -53,6 +56,7 @@ pub use mlflow::{Mlflow, MlflowVersion, ObjectStore};
 pub use namespace::Namespace;
 pub use prometheus::PrometheusServer;
 pub use proxy::{FaultProxy, Hold, Recorded};
+pub use receiver::Receiver;
 pub use repo::{Repo, git};
 pub use testbed::Testbed;
 pub use tools::{Output, kubectl, kustomize};

@@ -37,7 +37,10 @@ pub(crate) fn servers() -> PathBuf {
     match variable("KUBEBUILDER_ASSETS") {
         Some(dir) => dir,
         // KUBECTL only keeps the script from fetching what may not be needed.
-        None => test_tools("KUBEBUILDER_ASSETS", &[("KUBECTL", "unused"), ("PROMETHEUS", "unused")]),
+        None => test_tools(
+            "KUBEBUILDER_ASSETS",
+            &[("KUBECTL", "unused"), ("PROMETHEUS", "unused"), ("ALERTMANAGER", "unused")],
+        ),
     }
 }
 
@@ -49,15 +52,34 @@ pub fn kustomize() -> PathBuf {
 
 /// The Prometheus that triggers ask.
 pub(crate) fn prometheus() -> PathBuf {
-    let others = [("KUBEBUILDER_ASSETS", "/unused"), ("KUBECTL", "unused"), ("KUSTOMIZE", "unused")];
+    let others = [
+        ("KUBEBUILDER_ASSETS", "/unused"),
+        ("KUBECTL", "unused"),
+        ("KUSTOMIZE", "unused"),
+        ("ALERTMANAGER", "unused"),
+    ];
     variable("PROMETHEUS").unwrap_or_else(|| test_tools("PROMETHEUS", &others))
+}
+
+/// The Alertmanager that is told; its templates are beside it.
+pub(crate) fn alertmanager() -> PathBuf {
+    let others = [
+        ("KUBEBUILDER_ASSETS", "/unused"),
+        ("KUBECTL", "unused"),
+        ("KUSTOMIZE", "unused"),
+        ("PROMETHEUS", "unused"),
+    ];
+    variable("ALERTMANAGER").unwrap_or_else(|| test_tools("ALERTMANAGER", &others))
 }
 
 /// kubectl, at least 1.26: older ones lack flags that the differential tests use.
 pub fn kubectl() -> PathBuf {
     let kubectl = match variable("KUBECTL") {
         Some(path) => path,
-        None => test_tools("KUBECTL", &[("KUBEBUILDER_ASSETS", "/unused"), ("PROMETHEUS", "unused")]),
+        None => test_tools(
+            "KUBECTL",
+            &[("KUBEBUILDER_ASSETS", "/unused"), ("PROMETHEUS", "unused"), ("ALERTMANAGER", "unused")],
+        ),
     };
     let output = run(Command::new(&kubectl).args(["version", "--client", "-o", "json"])).ok();
     let version: serde_json::Value = serde_json::from_str(&output).expect("kubectl's version is JSON");

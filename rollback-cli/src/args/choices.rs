@@ -98,3 +98,14 @@ impl From<Artifacts> for ArtifactCheck {
         }
     }
 }
+
+/// In which form a report is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ReportFormat {
+    /// For a wiki or a pull request.
+    Markdown,
+    /// One file for a browser.
+    Html,
+    /// The data.
+    Json,
+}

@@ -13,6 +13,7 @@ use rollback_core::{
 };
 
 use super::next::{self, Way};
+use crate::aftermath::Aftermath;
 use crate::args::{Format, RunArgs, WhyArgs};
 use crate::exit::{Exit, Failure};
 use crate::journal::{self, Kept};
@@ -126,6 +127,9 @@ pub(crate) async fn go(app: &App, prepared: &Prepared, kept: &Kept, how: How<'_>
     let engine = Engine::new(kept.journal.clone())
         .with_ledger(kept.ledger.clone())
         .with_lease(Arc::new(Leases::new(prepared.servers.cluster(), plan)));
+    let aftermath = Aftermath::new(app, kept, how.run.is_some_and(|run| run.no_notify));
+    let run = options.run;
+    aftermath.begins(plan, &options).await;
     let work = async {
         match how.resumed {
             Some(run) => engine.resume(run, &components, options).await,
@@ -133,12 +137,20 @@ pub(crate) async fn go(app: &App, prepared: &Prepared, kept: &Kept, how: How<'_>
         }
     };
     let mode = Mode::choose(is_quiet(app, plan), console::user_attended_stderr());
-    let (report, ()) = tokio::join!(work, progress::show(events, plan, mode, &app.stop, !kept.durable));
-    let report = report.map_err(journal::unusable)?;
+    let shown = progress::show(events, plan, mode, &app.stop, !kept.durable);
+    let (report, ()) = aftermath.beside(async { tokio::join!(work, shown) }).await;
+    let report = match report {
+        Ok(report) => report,
+        Err(error) => {
+            aftermath.refused(run, &error).await;
+            return Err(journal::unusable(error));
+        }
+    };
     let way =
         if kept.durable { Way::kept(app, kept, how.undo_flags) } else { Way::lost(app, how.undo_flags) };
     tell(app, plan, &report, &way);
     announce(prepared, &report).await;
+    aftermath.ended(plan, &report).await;
     if let Err(error) = engine.prune(Retention::default()).await {
         output::say(&format!("warning: old runs are not removed: {}", output::told(&error.report().message)));
     }

@@ -2,11 +2,15 @@
 
 mod abandon;
 mod carry_out;
+mod changes;
+mod check;
 mod history;
+mod hold;
 mod mark;
 mod next;
 mod plan;
 mod record;
+mod report;
 mod restart;
 mod resume;
 mod revert;
@@ -14,6 +18,7 @@ mod runs;
 mod show;
 mod status;
 mod undo;
+mod watch;
 
 use clap::CommandFactory as _;
 use clap_complete::Shell;
@@ -41,6 +46,13 @@ pub(crate) async fn run(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Abandon(args) => abandon::run(app, args).await,
         Command::Mark(args) => app.until_stopped(mark::run(app, args)).await,
         Command::Record(args) => app.until_stopped(record::run(app, args)).await,
+        Command::Watch(args) => watch::run(app, args).await,
+        Command::Changes(args) => app.until_stopped(changes::run(app, args)).await,
+        Command::Hold(args) => app.until_stopped(hold::hold(app, args)).await,
+        Command::Unhold(args) => app.until_stopped(hold::unhold(app, args)).await,
+        Command::Holds => app.until_stopped(hold::holds(app)).await,
+        Command::Report(args) => app.until_stopped(report::run(app, args)).await,
+        Command::Check(args) => app.until_stopped(check::run(app, args)).await,
         Command::Crd => {
             output::print(CUSTOM_RESOURCE_DEFINITION);
             Ok(Exit::Done)

@@ -124,12 +124,6 @@ fn asked(app: &App, words: &[String]) -> Result<Planned, Failure> {
         for PlannedStep { component, .. } in &planned.steps {
             app.check_namespace(&component.written, component.namespace.as_deref())?;
         }
-        if !runbook.unused.is_empty() {
-            let unused = runbook.unused.join(", ");
-            output::say(&format!(
-                "warning: this version does not carry out what the runbook says of: {unused}"
-            ));
-        }
         return Ok(planned);
     }
     // The components' own ids name their steps.

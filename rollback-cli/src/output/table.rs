@@ -59,7 +59,10 @@ pub(crate) fn show(plan: &Plan, report: &RunReport, now: Timestamp) -> String {
     head.join("\n") + "\n" + &run(plan, report)
 }
 
-fn columns<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+pub(crate) fn columns<const N: usize>(
+    header: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(header);

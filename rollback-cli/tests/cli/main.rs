@@ -20,6 +20,7 @@ mod procedures;
 mod runbook;
 mod runs;
 mod services;
+mod watch;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;

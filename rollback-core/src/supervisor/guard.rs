@@ -42,27 +42,6 @@ impl Facts<'_> {
         self.history.iter().find(|revision| revision.current)
     }
 
-    /// When what is in place came there: a restart, which makes the same revision anew, does not count.
-    pub(super) fn changed(&self) -> Changed {
-        let Some(current) = self.current() else { return Changed::Unknown };
-        let same = self.history.iter().skip_while(|revision| !revision.current);
-        let same = same.take_while(|revision| revision.fingerprint == current.fingerprint);
-        let by_system = current.since.map(|since| {
-            same.filter_map(|revision| revision.since.or(revision.created)).min().unwrap_or(since).min(since)
-        });
-        let in_place = self.record.in_place();
-        let noted = in_place.last().filter(|(_, print)| *print == current.fingerprint).map(|(at, _)| *at);
-        let seen = self.standing.changed.as_ref().filter(|seen| seen.fingerprint == current.fingerprint);
-        match (by_system, noted, seen) {
-            (Some(at), noted, _) => Changed::At(noted.map_or(at, |noted| noted.min(at))),
-            (None, _, Some(seen)) => Changed::At(seen.after),
-            (None, Some(noted), None) if in_place.len() > 1 => Changed::At(noted),
-            (None, Some(noted), None) => Changed::Before(noted),
-            (None, None, None) if in_place.is_empty() => Changed::Unknown,
-            (None, None, None) => Changed::New,
-        }
-    }
-
     /// Why the change of the component is not what to take back; else when it was.
     pub(super) fn blame(&self, guards: &Guards) -> Result<Timestamp, Reason> {
         let within = || format!("{} s", guards.changed_within.as_secs());
@@ -71,7 +50,7 @@ impl Facts<'_> {
         {
             return Err(Reason::OwnResult { id: current.id.clone() });
         }
-        let changed = match self.changed() {
+        let changed = match changed(self.history, self.record, self.standing) {
             Changed::At(at) | Changed::Before(at) if self.at.since(at) > guards.changed_within => {
                 return Err(Reason::NotChanged { since: at, within: within() });
             }
@@ -89,6 +68,35 @@ impl Facts<'_> {
             return Err(Reason::NeverWell);
         }
         Ok(changed)
+    }
+}
+
+/// When what is in place came there: a restart, which makes the same revision anew, does not count.
+fn changed(history: &[Revision], record: &Record, standing: &Standing) -> Changed {
+    let Some(current) = history.iter().find(|revision| revision.current) else { return Changed::Unknown };
+    let same = history.iter().skip_while(|revision| !revision.current);
+    let same = same.take_while(|revision| revision.fingerprint == current.fingerprint);
+    let by_system = current.since.map(|since| {
+        same.filter_map(|revision| revision.since.or(revision.created)).min().unwrap_or(since).min(since)
+    });
+    let in_place = record.in_place();
+    let noted = in_place.last().filter(|(_, print)| *print == current.fingerprint).map(|(at, _)| *at);
+    let seen = standing.changed.as_ref().filter(|seen| seen.fingerprint == current.fingerprint);
+    match (by_system, noted, seen) {
+        (Some(at), noted, _) => Changed::At(noted.map_or(at, |noted| noted.min(at))),
+        (None, _, Some(seen)) => Changed::At(seen.after),
+        (None, Some(noted), None) if in_place.len() > 1 => Changed::At(noted),
+        (None, Some(noted), None) => Changed::Before(noted),
+        (None, None, None) if in_place.is_empty() => Changed::Unknown,
+        (None, None, None) => Changed::New,
+    }
+}
+
+/// When a component changed last, where that is known.
+pub(super) fn changed_at(history: &[Revision], record: &Record, standing: &Standing) -> Option<Timestamp> {
+    match changed(history, record, standing) {
+        Changed::At(at) => Some(at),
+        Changed::Before(_) | Changed::New | Changed::Unknown => None,
     }
 }
 

@@ -294,6 +294,16 @@ impl Supervisor {
         watch::run(self, &stop).await
     }
 
+    /// Tells people of something that is wrong around it, such as a runbook that cannot be used.
+    pub async fn trouble(&self, summary: String) {
+        let (sender, mut messages) = tokio::sync::mpsc::unbounded_channel();
+        tell::Teller { sender, clock: self.clock.clone(), actor: self.options.actor.clone() }
+            .trouble(summary);
+        if let Some(message) = messages.recv().await {
+            self.outbox.send(message).await;
+        }
+    }
+
     fn engine_for(&self, plan: &Plan) -> Engine {
         match &self.lease_of {
             Some(lease_of) => self.engine.clone().with_lease(lease_of(plan)),

@@ -72,6 +72,8 @@ pub(super) struct Own {
     pub(super) realm: Option<Realm>,
     pub(super) busy: Option<String>,
     writing: bool,
+    /// When it changed last, as far as is known.
+    changed_at: Option<Timestamp>,
     /// What is to be done once what is remembered of it is written.
     waiting: Option<Case>,
     /// Since when this revision is well and settled.
@@ -159,6 +161,7 @@ impl<'a> World<'a> {
                 realm: None,
                 busy: None,
                 writing: false,
+                changed_at: None,
                 waiting: None,
                 well_since: None,
                 recorded_look: None,
@@ -285,6 +288,11 @@ impl<'a> World<'a> {
             if !watched.evaluating && watched.due <= now {
                 watched.evaluating = true;
                 let mut memory = std::mem::take(&mut watched.memory.trigger);
+                for component in policy.trigger.components() {
+                    if let Some(at) = self.owns.get(&component).and_then(|own| own.changed_at) {
+                        memory.changed(&component, at);
+                    }
+                }
                 watched.due = now + policy.trigger.interval().max(Duration::from_millis(10));
                 let span = tracing::info_span!("evaluate", policy = policy.name);
                 let work = async move {
@@ -513,6 +521,7 @@ impl<'a> World<'a> {
         let differs = kept.changed != standing.changed
             || kept.attempts != standing.attempts
             || kept.result != standing.result;
+        own.changed_at = super::guard::changed_at(&known.history, &known.record, &standing);
         own.standing = standing;
         let well = settled && self.is_well(component, at);
         let Some(own) = self.owns.get_mut(component) else { return };

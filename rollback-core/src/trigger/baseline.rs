@@ -31,6 +31,9 @@ pub enum Baseline {
     Ago(Duration),
     /// What the same query gave at this time, such as just before the change that is watched.
     At(Timestamp),
+    /// What the same query gave right before the component changed last, as its [`Memory`](super::Memory) was told. Of a
+    /// component of which no change is known nothing can be said.
+    BeforeChange,
 }
 
 impl Baseline {
@@ -40,6 +43,8 @@ impl Baseline {
             Self::Fixed(_) => None,
             Self::Ago(time) => Some(at.saturating_sub(*time)),
             Self::At(time) => Some(*time),
+            // Another time for each component.
+            Self::BeforeChange => None,
         }
     }
 }

@@ -90,6 +90,19 @@ pub enum Metric {
         /// How many there are, in the same unit.
         requests: String,
     },
+    /// The share that a query gives, and beside it how many requests it is of.
+    Share {
+        /// The share, from 0 to 1.
+        query: String,
+        /// How many requests there are.
+        requests: String,
+    },
+}
+
+impl Metric {
+    pub(super) fn is_share(&self) -> bool {
+        !matches!(self, Self::Value(_))
+    }
 }
 
 /// Whose metric it is.

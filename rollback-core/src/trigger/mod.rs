@@ -130,6 +130,9 @@ pub struct Memory {
     progress: BTreeMap<String, Progress>,
     /// Those of the triggers that one combines.
     parts: Vec<Memory>,
+    /// When components changed last, for what is compared with before.
+    #[serde(skip)]
+    changed: BTreeMap<ComponentId, Timestamp>,
 }
 
 impl Memory {
@@ -143,11 +146,17 @@ impl Memory {
         }
     }
 
+    /// Says when a component changed last, for [`Baseline::BeforeChange`].
+    pub fn changed(&mut self, component: &ComponentId, at: Timestamp) {
+        self.changed.insert(component.clone(), at);
+    }
+
     /// Begins anew where what is remembered is of another rule.
     fn of_rule(&mut self, rule: &str) {
         let rule = Some(Fingerprint::of(&serde_json::Value::from(rule)));
         if self.rule != rule {
-            *self = Self { rule, ..Self::default() };
+            let changed = std::mem::take(&mut self.changed);
+            *self = Self { rule, changed, ..Self::default() };
         }
     }
 
@@ -162,6 +171,9 @@ impl Memory {
 
     fn parts(&mut self, count: usize) -> &mut [Memory] {
         self.parts.resize_with(count, Self::default);
+        for part in &mut self.parts {
+            part.changed.clone_from(&self.changed);
+        }
         &mut self.parts
     }
 }

@@ -1,5 +1,6 @@
 //! A metric beyond its limit.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,10 +70,10 @@ impl Threshold {
             Limit::Above(limit) | Limit::Below(limit) => vec![*limit],
             Limit::AboveBaseline { factor, floor, baseline } => match baseline {
                 Baseline::Fixed(value) => vec![*factor, *floor, *value],
-                Baseline::Ago(_) | Baseline::At(_) => vec![*factor, *floor],
+                Baseline::Ago(_) | Baseline::At(_) | Baseline::BeforeChange => vec![*factor, *floor],
             },
         };
-        let is_share = matches!(self.metric, Metric::Ratio { .. });
+        let is_share = self.metric.is_share();
         let wrong = match (&self.limit, self.window) {
             _ if self.interval.is_zero() => "an interval at which it is evaluated",
             _ if !numbers.iter().all(|number| number.is_finite()) || !self.min_requests.is_finite() => {
@@ -110,26 +111,46 @@ impl Threshold {
                 let (errors, requests) = try_join(read(errors), read(requests)).await?;
                 errors.into_iter().zip(requests).map(|(e, r)| ratio(e, r, self.min_requests)).collect()
             }
+            Metric::Share { query, requests } => {
+                let (shares, requests) = try_join(read(query), read(requests)).await?;
+                shares.into_iter().zip(requests).map(|(s, r)| share(s, r, self.min_requests)).collect()
+            }
         };
         Ok(values)
     }
 
     /// The limit of each component.
-    async fn limits(&self, at: Timestamp) -> Result<Option<Vec<std::result::Result<f64, String>>>> {
+    async fn limits(
+        &self,
+        at: Timestamp,
+        changed: &BTreeMap<ComponentId, Timestamp>,
+    ) -> Result<Option<Vec<std::result::Result<f64, String>>>> {
         let Limit::AboveBaseline { factor, baseline, floor } = &self.limit else { return Ok(None) };
         let scaled = |value: f64| factor * value.max(*floor);
+        let told = |value: std::result::Result<Option<f64>, String>, then: Timestamp| match value {
+            Ok(Some(value)) => Ok(scaled(value)),
+            Ok(None) => Err(format!("there were too few requests at {then} to compare with")),
+            Err(why) => Err(format!("there is nothing of {then} to compare with: {why}")),
+        };
         let known = match baseline {
+            Baseline::BeforeChange => {
+                let mut known = Vec::new();
+                for (place, component) in self.scope.components().iter().enumerate() {
+                    let Some(changed) = changed.get(component) else {
+                        known.push(Err("no change of it is known to compare with before".into()));
+                        continue;
+                    };
+                    // What it was while the change rolled out is neither.
+                    let then = changed.saturating_sub(self.interval.saturating_mul(2));
+                    let value = self.values(then).await?.into_iter().nth(place);
+                    known.push(told(value.unwrap_or(Ok(None)), then));
+                }
+                known
+            }
             Baseline::Fixed(value) => self.scope.components().iter().map(|_| Ok(scaled(*value))).collect(),
             Baseline::Ago(_) | Baseline::At(_) => {
                 let then = baseline.time(at).unwrap_or(at);
-                let values = self.values(then).await?.into_iter();
-                values
-                    .map(|value| match value {
-                        Ok(Some(value)) => Ok(scaled(value)),
-                        Ok(None) => Err(format!("there were too few requests at {then} to compare with")),
-                        Err(why) => Err(format!("there is nothing of {then} to compare with: {why}")),
-                    })
-                    .collect()
+                self.values(then).await?.into_iter().map(|value| told(value, then)).collect()
             }
         };
         Ok(Some(known))
@@ -164,7 +185,7 @@ impl Threshold {
             own.map(|line| line.points).unwrap_or_default()
         };
         let mut points = match &self.metric {
-            Metric::Value(query) => read(query).await,
+            Metric::Value(query) | Metric::Share { query, .. } => read(query).await,
             Metric::Ratio { errors, requests } => {
                 let (errors, requests) = join(read(errors), read(requests)).await;
                 // Where none was counted there was none.
@@ -185,9 +206,8 @@ impl Threshold {
         is_breach: bool,
     ) -> Evidence {
         let side = if matches!(self.limit, Limit::Below(_)) { "below" } else { "above" };
-        let shown = |number: f64| match self.metric {
-            Metric::Ratio { .. } => format!("{:.2} %", number * 100.0),
-            Metric::Value(_) => format!("{number:.4}"),
+        let shown = |number: f64| {
+            if self.metric.is_share() { format!("{:.2} %", number * 100.0) } else { format!("{number:.4}") }
         };
         let from = since.saturating_sub(at.since(since).saturating_mul(BEFORE).max(self.interval * 4));
         let summary = if is_breach {
@@ -200,7 +220,7 @@ impl Threshold {
             since: Some(since),
             value: Some(value),
             limit: Some(limit),
-            is_share: matches!(self.metric, Metric::Ratio { .. }),
+            is_share: self.metric.is_share(),
             points: self.points(component, from, at).await,
             ..Evidence::default()
         }
@@ -227,6 +247,12 @@ fn ratio(errors: Sample, requests: Sample, least: f64) -> std::result::Result<Op
     }
 }
 
+fn share(share: Sample, requests: Sample, least: f64) -> std::result::Result<Option<f64>, String> {
+    let requests = value(requests).map_err(|why| format!("requests: {why}"))?;
+    // Without requests the share is no number, and none is missing.
+    if requests < least || requests <= 0.0 { Ok(None) } else { value(share).map(Some) }
+}
+
 #[async_trait]
 impl Trigger for Threshold {
     fn components(&self) -> Vec<ComponentId> {
@@ -249,7 +275,8 @@ impl Trigger for Threshold {
         self.check()?;
         let Self { metric, limit, window, interval, min_requests, .. } = self;
         memory.of_rule(&format!("{metric:?} {limit:?} {window:?} {interval:?} {min_requests}"));
-        let (values, limits) = try_join(self.values(at), self.limits(at)).await?;
+        let changed = memory.changed.clone();
+        let (values, limits) = try_join(self.values(at), self.limits(at, &changed)).await?;
         let components = self.scope.components();
         let names: Vec<String> = components.iter().map(ToString::to_string).collect();
         memory.keep(|key| names.iter().any(|name| name == key));

@@ -33,6 +33,8 @@ use content::Parsed;
 use history::History;
 
 pub use kind::WorkloadKind;
+#[cfg(feature = "probe")]
+pub(crate) use pods::{instance, is_terminating};
 
 /// How a workload is undone.
 #[derive(Clone, Debug)]
@@ -251,6 +253,14 @@ impl Workload {
 
     async fn read(&self) -> Result<Value> {
         self.cluster.get(&self.path(), &format!("reading {}", self.id)).await
+    }
+
+    /// The pods that it controls, as they were at this time.
+    #[cfg(feature = "probe")]
+    pub(crate) async fn live_pods(&self) -> Result<(Vec<Value>, Timestamp)> {
+        let pods = async { self.own_pods(&self.read().await?).await };
+        let pods = pods.await.map_err(|e| self.own(e))?;
+        Ok((pods, self.cluster.clock().now()))
     }
 
     async fn read_history(&self, object: &Value) -> Result<History> {

@@ -77,7 +77,7 @@ impl Workload {
     }
 
     /// The pods that the workload, or one of its `ReplicaSets`, controls.
-    async fn own_pods(&self, object: &Value) -> Result<Vec<Value>> {
+    pub(crate) async fn own_pods(&self, object: &Value) -> Result<Vec<Value>> {
         let query = super::history::selector_query(object);
         let mut all = self.cluster.list(&self.pods_path(), &query, "listing pods").await?;
         let owners: Vec<String> = match self.kind {

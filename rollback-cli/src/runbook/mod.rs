@@ -1,4 +1,8 @@
-//! The runbook: components and plans by their names.
+//! The runbook: components and plans by their names, policies, and who is told.
+
+mod notify;
+mod policies;
+mod units;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -6,10 +10,14 @@ use std::path::{Path, PathBuf};
 use rollback_core::{Error, ErrorKind, FailurePolicy, Result};
 use rollback_k8s::WorkloadKind;
 use serde::Deserialize;
-use serde_json::Value;
 
 use crate::naming::{self, Component, Kind, Pinned};
 use crate::parts;
+
+use notify::{IncidentsEntry, NotifyEntry, SupervisorEntry};
+use policies::PolicyEntry;
+
+pub(crate) use policies::Named;
 
 /// The file that is read where none is named.
 pub(crate) const DEFAULT: &str = "rollback.yaml";
@@ -22,8 +30,11 @@ pub(crate) struct Runbook {
     plans: Vec<PlanEntry>,
     journal: Option<JournalEntry>,
     irreversible: Vec<Irreversible>,
-    /// Sections that this version reads and does not carry out.
-    pub(crate) unused: Vec<&'static str>,
+    policies: Vec<PolicyEntry>,
+    notify: Vec<NotifyEntry>,
+    incidents: Option<IncidentsEntry>,
+    supervisor: SupervisorEntry,
+    name: Option<String>,
 }
 
 /// What a plan of the runbook does.
@@ -57,7 +68,6 @@ struct File {
     api_version: String,
     kind: String,
     #[serde(default)]
-    #[allow(dead_code, reason = "read so that it is checked")]
     metadata: Option<Metadata>,
     #[serde(default)]
     components: Vec<Entry>,
@@ -66,18 +76,19 @@ struct File {
     #[serde(default)]
     irreversible: Vec<Irreversible>,
     #[serde(default)]
-    policies: Option<Value>,
+    policies: Vec<PolicyEntry>,
     #[serde(default)]
-    notify: Option<Value>,
+    notify: Vec<NotifyEntry>,
     #[serde(default)]
-    incidents: Option<Value>,
+    incidents: Option<IncidentsEntry>,
+    #[serde(default)]
+    supervisor: SupervisorEntry,
     #[serde(default)]
     journal: Option<JournalEntry>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-#[allow(dead_code, reason = "read so that it is checked")]
 struct Metadata {
     name: String,
 }
@@ -239,22 +250,70 @@ impl Runbook {
         {
             faults.push("journal: it is either sqlite or kubernetes".into());
         }
+        let plans: Vec<&str> = file.plans.iter().map(|plan| plan.name.as_str()).collect();
+        let mut known = BTreeSet::new();
+        for (index, policy) in file.policies.iter().enumerate() {
+            let place = format!("policies[{index}] ({})", policy.name);
+            if !known.insert(policy.name.as_str()) {
+                faults.push(format!("{place}: the name is given twice"));
+            }
+            policy.check(&place, &components, &plans, &mut faults);
+        }
+        for (index, entry) in file.notify.iter().enumerate() {
+            entry.check(&format!("notify[{index}]"), &mut faults);
+        }
         if !faults.is_empty() {
             return Err(faults);
         }
-        let unused = [
-            ("policies", file.policies.is_some()),
-            ("notify", file.notify.is_some()),
-            ("incidents", file.incidents.is_some()),
-        ];
         Ok(Self {
             path: path.to_owned(),
             components,
             plans: file.plans,
             journal: file.journal,
             irreversible: file.irreversible,
-            unused: unused.into_iter().filter_map(|(name, is_there)| is_there.then_some(name)).collect(),
+            policies: file.policies,
+            notify: file.notify,
+            incidents: file.incidents,
+            supervisor: file.supervisor,
+            name: file.metadata.map(|metadata| metadata.name),
         })
+    }
+
+    /// Its own name.
+    pub(crate) fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or("default")
+    }
+
+    /// The file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn folder(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new(""))
+    }
+
+    /// All its components.
+    pub(crate) fn all(&self) -> &[Component] {
+        &self.components
+    }
+
+    /// Whether anything is watched.
+    pub(crate) fn has_policies(&self) -> bool {
+        !self.policies.is_empty()
+    }
+
+    /// What cannot be taken back of a component, for what acts by itself.
+    pub(crate) fn never_crossed(&self, name: &str) -> Vec<rollback_core::supervisor::Irreversible> {
+        let entries = self.irreversible.iter().filter(|entry| entry.component == name);
+        let of = |entry: &Irreversible| rollback_core::supervisor::Irreversible {
+            between: match entry.between.as_slice() {
+                [older, newer] => Some((older.clone(), newer.clone())),
+                _ => None,
+            },
+            reason: entry.reason.clone(),
+        };
+        entries.map(of).collect()
     }
 
     /// The component of this name.
@@ -505,10 +564,7 @@ journal: { sqlite: runs.db }
         );
         assert_eq!(plan.on_failure, Some(FailurePolicy::Compensate));
         assert_eq!(runbook.followed_by("serving").unwrap().written, "registry");
-        assert_eq!(
-            (runbook.unused.as_slice(), runbook.journal()),
-            (&["policies"][..], Some("/etc/rollback/runs.db".into()))
-        );
+        assert_eq!(runbook.journal(), Some("/etc/rollback/runs.db".into()));
     }
 
     #[test]

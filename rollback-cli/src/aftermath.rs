@@ -1,0 +1,167 @@
+//! What a run by hand does beside itself, with a runbook: the same people are told as by the supervisor, the same report is
+//! written, and automation leaves its components alone for a while.
+
+use std::time::Duration;
+
+use rollback_core::incident::IncidentFolder;
+use rollback_core::supervisor::{Holding, Reporter as _};
+use rollback_core::{
+    Clock as _, Error, Happening, Move, Notification, Outbox, Outcome, Plan, RunId, RunOptions, RunReport,
+    SystemClock,
+};
+
+use tokio::time::timeout;
+
+use crate::journal::Kept;
+use crate::output::{self, told};
+use crate::session::App;
+
+/// For how long automation keeps off what a human has changed.
+const KEEP_OFF: Duration = Duration::from_secs(3600);
+
+/// How long a run waits before it begins.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the last messages may take, once the run has ended.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+/// Who is told of a run.
+pub(crate) struct Aftermath<'a> {
+    app: &'a App,
+    kept: &'a Kept,
+    outbox: Option<Outbox>,
+}
+
+impl<'a> Aftermath<'a> {
+    /// Nobody is told without a runbook that says who, or where that was asked for. What keeps a message from being sent
+    /// keeps no run from going on.
+    pub(crate) fn new(app: &'a App, kept: &'a Kept, no_notify: bool) -> Self {
+        let runbook = app.runbook.as_ref().filter(|_| !no_notify);
+        let notifiers = runbook.map(|runbook| runbook.notifiers()).transpose().unwrap_or_else(|error| {
+            output::say(&format!("warning: nobody is told: {}", told(&error.report().message)));
+            None
+        });
+        let outbox = notifiers.filter(|all| !all.is_empty()).map(|all| Outbox::new(all, kept.ledger.clone()));
+        Self { app, kept, outbox }
+    }
+
+    /// Tells that a run begins, and keeps automation off its components; the run waits only a moment for it.
+    pub(crate) async fn begins(&self, plan: &Plan, options: &RunOptions) {
+        if !plan.is_noop() && timeout(PATIENCE, self.begin(plan, options)).await.is_err() {
+            output::say(
+                "warning: what is known of the components is not written in time: automation is not kept off",
+            );
+        }
+    }
+
+    async fn begin(&self, plan: &Plan, options: &RunOptions) {
+        let now = SystemClock.now();
+        let is_watched = self.app.runbook.as_ref().is_some_and(|runbook| runbook.has_policies());
+        if self.kept.durable && (is_watched || self.kept.in_cluster) {
+            let holding = Holding {
+                by: options.actor.clone(),
+                since: now,
+                until: now.saturating_add(KEEP_OFF),
+                reason: format!("run {} by hand", options.run),
+            };
+            for (realm, component) in plan.moves() {
+                if let Err(error) = holding.place(&*self.kept.ledger, &realm, &component).await {
+                    let why = told(&error.report().message);
+                    output::say(&format!("warning: automation is not kept off {component}: {why}"));
+                }
+            }
+        }
+        let Some(outbox) = &self.outbox else { return };
+        let moves = Move::all(plan);
+        let names: Vec<_> = moves.iter().map(|one| one.component.to_string()).collect();
+        let run: RunId = options.run;
+        outbox
+            .send(Notification {
+                id: format!("{run}-started"),
+                at: now,
+                event: Happening::Started,
+                thread: run.to_string(),
+                summary: format!("a run by hand begins: {}", names.join(", ")),
+                details: options.reason.iter().map(|reason| output::mask::text(reason)).collect(),
+                policy: None,
+                components: plan.components().into_iter().cloned().collect(),
+                moves,
+                run: Some(run),
+                actor: Some(options.actor.clone()),
+                next: Vec::new(),
+                report: None,
+            })
+            .await;
+    }
+
+    /// Tells that a run did not begin after all.
+    pub(crate) async fn refused(&self, run: RunId, error: &Error) {
+        let Some(outbox) = &self.outbox else { return };
+        let message = Notification {
+            id: format!("{run}-refused"),
+            at: SystemClock.now(),
+            event: Happening::Failed,
+            thread: run.to_string(),
+            summary: format!(
+                "the run did not begin, and nothing was changed: {}",
+                told(&error.report().message)
+            ),
+            details: Vec::new(),
+            policy: None,
+            components: Vec::new(),
+            moves: Vec::new(),
+            run: None,
+            actor: Some(crate::session::actor()),
+            next: Vec::new(),
+            report: None,
+        };
+        outbox.send(message).await;
+        outbox.flush(FAREWELL).await;
+    }
+
+    /// Delivers what was sent while the run goes on.
+    pub(crate) async fn beside<T>(&self, work: impl Future<Output = T>) -> T {
+        let Some(outbox) = &self.outbox else { return work.await };
+        tokio::select! {
+            done = work => done,
+            () = outbox.deliver() => std::future::pending().await,
+        }
+    }
+
+    /// Writes the report of a run that has ended, and tells how it did.
+    pub(crate) async fn ended(&self, plan: &Plan, report: &RunReport) {
+        if report.outcome == Outcome::NothingToDo {
+            return;
+        }
+        let incidents = self.app.runbook.as_ref().and_then(|runbook| runbook.incidents());
+        let written = match incidents.filter(|_| self.kept.durable) {
+            Some(incidents) => {
+                let (journal, ledger) = (self.kept.journal.clone(), self.kept.ledger.clone());
+                let mut folder = IncidentFolder::new(incidents.folder, journal, ledger);
+                if let Some(due) = incidents.due {
+                    folder = folder.with_due(due);
+                }
+                folder.report(report.run).await.map_or_else(
+                    |error| {
+                        let why = told(&error.report().message);
+                        output::say(&format!("warning: no incident report is written: {why}"));
+                        None
+                    },
+                    Some,
+                )
+            }
+            None => None,
+        };
+        if let Some(path) = written.as_ref().filter(|_| !self.app.global.quiet) {
+            output::say(&format!("incident report: {}", told(path)));
+        }
+        let Some(outbox) = &self.outbox else { return };
+        outbox.send(Notification::of_run(report, &Move::all(plan), written)).await;
+        let left = outbox.flush(FAREWELL).await;
+        if left > 0 {
+            output::say(&format!(
+                "warning: {left} messages are not delivered; they are sent with the next run, or by the supervisor"
+            ));
+        }
+    }
+}

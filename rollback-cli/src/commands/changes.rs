@@ -1,0 +1,220 @@
+//! `rollback changes`: where to look first.
+
+use std::collections::BTreeMap;
+
+use futures::future::join_all;
+use rollback_core::supervisor::Policy;
+use rollback_core::trigger::{Memory, Verdict};
+use rollback_core::{
+    Clock as _, ComponentId, Fingerprint, Journal, Ledger, Revision, Rollbackable, RunState, SystemClock,
+    Timestamp, join,
+};
+use serde_json::{Value, json};
+
+use crate::args::ChangesArgs;
+use crate::exit::{Exit, Failure};
+use crate::journal;
+use crate::output::{self, table, told};
+use crate::parts::{Servers, Settings};
+use crate::runbook::Named;
+use crate::session::{self, App};
+
+/// That something else came in place.
+struct Change {
+    at: Timestamp,
+    component: ComponentId,
+    from: Option<String>,
+    to: String,
+    summary: String,
+    cause: Option<String>,
+    by: Option<String>,
+}
+
+pub(crate) async fn run(app: &App, args: ChangesArgs) -> Result<Exit, Failure> {
+    let Some(runbook) = &app.runbook else {
+        return Err(session::usage("there is no runbook that says whose changes to list: name one with -f"));
+    };
+    let kept = journal::known(app).await?;
+    let servers = Servers::default();
+    let settings = Settings::knowing(&kept.ledger);
+    let mut named = Named::new();
+    for component in runbook.all() {
+        named.insert(component.written.clone(), servers.part(app, component, &settings).await?);
+    }
+    let parts: Vec<_> = named.values().cloned().collect();
+    super::plan::first_contact(&parts).await?;
+    let now = SystemClock.now();
+    let since = now.saturating_sub(args.since);
+    let runs = rollbacks(&*kept.journal, since).await;
+    let looks = parts.iter().map(async |part| {
+        let component = part.component();
+        let found = changes(&*component, &*kept.ledger, since).await;
+        (part.id().clone(), found)
+    });
+    let (mut all, mut unseen) = (Vec::new(), Vec::new());
+    for (component, found) in join_all(looks).await {
+        match found {
+            Ok(found) => all.extend(found),
+            Err(error) => unseen.push(format!("{component}: {}", error.report().message)),
+        }
+    }
+    for change in &mut all {
+        let by = runs.iter().find(|(component, to, _)| *component == change.component && *to == change.to);
+        change.by = by.map(|(_, _, actor)| actor.clone());
+    }
+    all.sort_by_key(|change| std::cmp::Reverse(change.at));
+    let firing = match runbook.policies(&named) {
+        Ok(policies) => firing(&policies, now).await,
+        Err(error) => {
+            unseen.push(format!("policies: {}", error.report().message));
+            Vec::new()
+        }
+    };
+    let value = json!({
+        "since": since,
+        "changes": all.iter().map(Change::json).collect::<Vec<_>>(),
+        "firing": firing.iter().map(|(policy, component, what)| {
+            json!({"policy": policy, "component": component.to_string(), "summary": output::mask::text(what)})
+        }).collect::<Vec<_>>(),
+        "unseen": unseen,
+    });
+    output::result(app.global.output, &value, || {
+        let mut text = if all.is_empty() {
+            format!("nothing has changed since {since}, as far as is known\n")
+        } else {
+            let row = |change: &Change| {
+                let from = change.from.clone().unwrap_or_else(|| "?".into());
+                let why =
+                    change.by.as_ref().or(change.cause.as_ref()).map(|why| told(why)).unwrap_or_default();
+                [
+                    change.at.to_string(),
+                    change.component.to_string(),
+                    format!("{from} → {}", change.to),
+                    told(&change.summary),
+                    why,
+                ]
+            };
+            table::columns(["WHEN", "COMPONENT", "REVISION", "RUNS", "BY OR CAUSE"], all.iter().map(row))
+        };
+        for (policy, component, what) in &firing {
+            text += &format!("beyond its limit: {policy} of {component}: {}\n", told(what));
+        }
+        text
+    });
+    for text in &unseen {
+        output::say(&format!("warning: not seen: {}", told(text)));
+    }
+    Ok(Exit::Done)
+}
+
+impl Change {
+    fn json(&self) -> Value {
+        json!({
+            "at": self.at, "component": self.component.to_string(), "from": self.from, "to": self.to,
+            "summary": output::mask::text(&self.summary), "cause": self.cause.as_deref().map(output::mask::text),
+            "by": self.by,
+        })
+    }
+}
+
+/// What came in place of a component since then: as the system says, and as was seen.
+async fn changes(
+    component: &dyn Rollbackable,
+    ledger: &dyn Ledger,
+    since: Timestamp,
+) -> rollback_core::Result<Vec<Change>> {
+    let history = component.history().await?;
+    let record = ledger.record(&component.realm().await?, component.id()).await?;
+    let by_system = history.iter().find(|revision| revision.current).and_then(|current| current.since);
+    let history = join(history, &record);
+    let named = |print: &Fingerprint| history.iter().find(|revision| revision.fingerprint == *print);
+    let name = |print: &Fingerprint| {
+        named(print)
+            .map(|revision| revision.id.clone())
+            .or_else(|| record.known(print).map(|known| known.id.clone()))
+    };
+    let make = |at: Timestamp, from: Option<String>, revision: &Revision| Change {
+        at,
+        component: component.id().clone(),
+        from,
+        to: revision.id.clone(),
+        summary: revision.summary.clone(),
+        cause: revision.cause.clone(),
+        by: None,
+    };
+    let mut found: BTreeMap<Timestamp, Change> = BTreeMap::new();
+    let in_place = record.in_place();
+    for (index, (at, print)) in in_place.iter().enumerate() {
+        // The first that was ever seen is no change.
+        let Some((_, before)) = index.checked_sub(1).and_then(|before| in_place.get(before)) else {
+            continue;
+        };
+        if *at >= since
+            && let Some(revision) = named(print)
+        {
+            found.insert(*at, make(*at, name(before), revision));
+        }
+    }
+    let current = history.iter().find(|revision| revision.current);
+    if let (Some(at), Some(current)) = (by_system.filter(|at| *at >= since), current)
+        && !found.values().any(|change| change.to == current.id)
+        && !is_restart_alone(&history, current)
+    {
+        let before = history.iter().skip_while(|revision| !revision.current).nth(1);
+        found.insert(at, make(at, before.map(|before| before.id.clone()), current));
+    }
+    Ok(found.into_values().collect())
+}
+
+/// Whether the current revision is the one before, restarted.
+fn is_restart_alone(history: &[Revision], current: &Revision) -> bool {
+    let before = history.iter().skip_while(|revision| !revision.current).nth(1);
+    before.is_some_and(|before| before.fingerprint == current.fingerprint)
+}
+
+/// Which runs put what in place, and whose they were.
+async fn rollbacks(journal: &dyn Journal, since: Timestamp) -> Vec<(ComponentId, String, String)> {
+    let mut found = Vec::new();
+    let runs = journal.runs().await.unwrap_or_default();
+    for run in runs.iter().filter(|run| run.finished_at.is_none_or(|end| end >= since)) {
+        let Ok(entries) = journal.entries(run.run).await else { continue };
+        let Ok(state) = RunState::replay(&entries) else { continue };
+        let steps = state.plan.steps().iter();
+        found.extend(steps.map(|step| {
+            let change = &step.change;
+            (change.component.clone(), change.to.id.clone(), format!("{} (run {})", state.actor, run.run))
+        }));
+    }
+    found
+}
+
+/// What is beyond its limit right now, for however short a time.
+async fn firing(policies: &[Policy], now: Timestamp) -> Vec<(String, ComponentId, String)> {
+    let looks = policies.iter().map(async |policy| {
+        let mut memory = Memory::default();
+        let seen = policy.trigger.evaluate(now, &mut memory).await;
+        (policy.name.clone(), seen)
+    });
+    let mut found = Vec::new();
+    for (policy, seen) in join_all(looks).await {
+        match seen {
+            Ok(seen) => {
+                for (component, verdict) in seen.verdicts {
+                    let what = match verdict {
+                        Verdict::Firing(evidence) => evidence.summary,
+                        Verdict::Unknown(why) => format!("cannot be told: {why}"),
+                        Verdict::Hold => continue,
+                    };
+                    found.push((policy.clone(), component, what));
+                }
+                found.extend(
+                    seen.unproven.into_iter().map(|(component, why)| (policy.clone(), component, why)),
+                );
+            }
+            Err(error) => {
+                output::say(&format!("warning: policy {policy}: {}", told(&error.report().message)))
+            }
+        }
+    }
+    found
+}

@@ -1,0 +1,72 @@
+//! Health probes: what asks pods and addresses whether they are well, for the
+//! [`HealthCheck`](rollback_core::trigger::HealthCheck) of `rollback-core`. Behind the feature `probe`.
+//!
+//! - [`PodProbe`] asks each pod of a [`Workload`](crate::Workload), and names it as a restart takes it.
+//! - [`AddressProbe`] asks one address.
+//! - [`HttpCheck`] says how either is asked over HTTP, and what is a good answer.
+//!
+//! No proxy is used, no redirect is followed, no cookie is kept, and each probe makes a connection of its own.
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//!
+//! use rollback_core::trigger::{HealthCheck, Memory, Trigger, Verdict};
+//! use rollback_core::{Clock, RestartScope, Restartable, Rollbackable, SystemClock};
+//! use rollback_k8s::probe::{HttpCheck, PodProbe};
+//! use rollback_k8s::{Cluster, ConnectOptions, Workload, WorkloadKind, WorkloadOptions};
+//!
+//! # async fn example() -> rollback_core::Result<()> {
+//! let cluster = Cluster::connect(ConnectOptions::default()).await?;
+//! let web = Workload::new(&cluster, WorkloadKind::Deployment, "shop", "web", WorkloadOptions::default())?;
+//! let probe = PodProbe::http(&web, "http", HttpCheck::new("/healthz"))?;
+//! let trigger = HealthCheck::new(Arc::new(probe), web.id().clone());
+//!
+//! // Again and again, once each interval.
+//! let mut memory = Memory::default();
+//! let seen = trigger.evaluate(SystemClock.now(), &mut memory).await?;
+//! if let Verdict::Firing(evidence) = seen.of(web.id()) {
+//!     let change = web.prepare_restart(RestartScope::Instances(evidence.instances)).await?;
+//!     println!("{}: {:#?}", evidence.summary, change.diff);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+mod address;
+mod http;
+mod pods;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rollback_core::trigger::Health;
+use rollback_core::{Error, ErrorKind, Result};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+
+pub use self::http::{HttpCheck, Scheme};
+pub use address::AddressProbe;
+pub use pods::{PodPort, PodProbe};
+
+fn invalid(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidConfig, message)
+}
+
+fn refuse_no_time(limit: Duration) -> Result<()> {
+    if limit.is_zero() { Err(invalid("a probe takes some time, and its timeout is none")) } else { Ok(()) }
+}
+
+/// What an exchange gives that began then and may take so long.
+async fn within(limit: Duration, begin: Instant, exchange: impl Future<Output = Health>) -> Health {
+    let rest = limit.saturating_sub(begin.elapsed());
+    let late = || Health::Failed(format!("there was no answer within {limit:?}"));
+    timeout(rest, exchange).await.unwrap_or_else(|_| late())
+}
+
+/// Whether one of these takes a connection.
+async fn connect(addresses: &[SocketAddr]) -> Health {
+    match TcpStream::connect(addresses).await {
+        Ok(_) => Health::Healthy,
+        Err(error) => Health::Failed(format!("cannot be reached: {error}")),
+    }
+}
