@@ -36,6 +36,11 @@ impl Health {
         *self.supervisor.lock().unwrap_or_else(PoisonError::into_inner) = Some(supervisor);
     }
 
+    /// Watches none any more.
+    pub(crate) fn end(&self) {
+        self.supervisor.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
     /// Whether it leads, and so evaluates.
     pub(crate) fn lead(&self, leads: bool) {
         self.leads.store(leads, Ordering::SeqCst);

@@ -17,6 +17,7 @@ mod journal;
 mod lease;
 mod ledger;
 mod plan;
+mod probes;
 mod proxy;
 mod rights;
 mod sets;

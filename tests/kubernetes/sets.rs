@@ -223,7 +223,7 @@ async fn a_daemon_set_returns_to_its_previous_revision() {
     namespace.wait_list("Pod", "app=agent", "all run app:1", all_run).await;
 }
 
-async fn restart(component: &Workload, scope: RestartScope, apply_timeout: Duration) -> RunReport {
+pub(crate) async fn restart(component: &Workload, scope: RestartScope, apply_timeout: Duration) -> RunReport {
     let component = Arc::new(component.clone());
     let plan = Planner::new().restart("web", component.clone(), scope, &[]).plan().await.unwrap();
     let engine = Engine::new(Arc::new(MemoryJournal::new()));
@@ -233,7 +233,7 @@ async fn restart(component: &Workload, scope: RestartScope, apply_timeout: Durat
     engine.execute(&plan, &Components::new().with(component), options).await.unwrap()
 }
 
-fn uids(pods: &[Value]) -> std::collections::BTreeMap<String, String> {
+pub(crate) fn uids(pods: &[Value]) -> std::collections::BTreeMap<String, String> {
     let text = |pod: &Value, field: &str| pod["metadata"][field].as_str().unwrap().to_owned();
     pods.iter().map(|pod| (text(pod, "name"), text(pod, "uid"))).collect()
 }

@@ -80,6 +80,8 @@ pub(crate) async fn run(app: &App, args: WatchArgs) -> Result<Exit, Failure> {
         };
         current = made;
     }
+    // The last word is said once nobody can say anything any more.
+    health.end();
     drop(sender);
     drop(current);
     let _ = shown.await;

@@ -8,26 +8,17 @@
 //! No proxy is used, no redirect is followed, no cookie is kept, and each probe makes a connection of its own.
 //!
 //! ```no_run
-//! use std::sync::Arc;
+//! use std::time::Duration;
 //!
-//! use rollback_core::trigger::{HealthCheck, Memory, Trigger, Verdict};
-//! use rollback_core::{Clock, RestartScope, Restartable, Rollbackable, SystemClock};
-//! use rollback_k8s::probe::{HttpCheck, PodProbe};
-//! use rollback_k8s::{Cluster, ConnectOptions, Workload, WorkloadKind, WorkloadOptions};
+//! use rollback_k8s::probe::{AddressProbe, HttpCheck, PodProbe};
 //!
-//! # async fn example() -> rollback_core::Result<()> {
-//! let cluster = Cluster::connect(ConnectOptions::default()).await?;
-//! let web = Workload::new(&cluster, WorkloadKind::Deployment, "shop", "web", WorkloadOptions::default())?;
-//! let probe = PodProbe::http(&web, "http", HttpCheck::new("/healthz"))?;
-//! let trigger = HealthCheck::new(Arc::new(probe), web.id().clone());
-//!
-//! // Again and again, once each interval.
-//! let mut memory = Memory::default();
-//! let seen = trigger.evaluate(SystemClock.now(), &mut memory).await?;
-//! if let Verdict::Firing(evidence) = seen.of(web.id()) {
-//!     let change = web.prepare_restart(RestartScope::Instances(evidence.instances)).await?;
-//!     println!("{}: {:#?}", evidence.summary, change.diff);
-//! }
+//! # fn example(web: rollback_k8s::Workload, token: &str) -> rollback_core::Result<()> {
+//! let mut check = HttpCheck::new("/v2/health/ready");
+//! check.headers.insert("Authorization".into(), format!("Bearer {token}").into());
+//! let by_http = PodProbe::http(&web, 8080, check)?.with_grace(Duration::from_secs(300));
+//! let by_tcp = PodProbe::tcp(&web, "grpc", Duration::from_secs(2))?;
+//! let by_readiness = PodProbe::readiness(&web);
+//! let outside = AddressProbe::http("https://shop.example.com/healthz", HttpCheck::default())?;
 //! # Ok(())
 //! # }
 //! ```
