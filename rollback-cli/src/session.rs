@@ -110,7 +110,7 @@ impl App {
 
 /// Whether a file that nobody named may decide where to connect: it is the user's or the system's own, and nobody else
 /// can write it.
-fn is_trusted(path: &Path) -> bool {
+pub(crate) fn is_trusted(path: &Path) -> bool {
     #[cfg(unix)]
     let is_safe = std::fs::metadata(path).is_ok_and(|data| {
         use std::os::unix::fs::MetadataExt as _;

@@ -23,7 +23,7 @@ pub mod trigger;
 
 pub use change::{Change, ChangeKind, FieldChange, Passage, Position};
 pub use component::{ComponentId, Realm};
-pub use engine::{Engine, Progress, RunOptions, RunReport, StepReport};
+pub use engine::{Engine, Progress, RunOptions, RunReport, StepPermit, StepReport};
 pub use error::{Access, Disposition, Error, ErrorKind, ErrorReport, Result};
 #[cfg(feature = "mock")]
 pub use journal::MockJournal;

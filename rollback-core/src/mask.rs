@@ -48,13 +48,15 @@ pub fn field(change: &FieldChange) -> FieldChange {
     }
 }
 
-/// Whether the path ends in the value of a secret variable: `…/env/NAME/value`. A position in place of the
+/// Whether the path ends in the value of a secret variable, `…/env/NAME/value`, or in secret data, `/data/NAME`. A position in place of the
 /// name does not tell, so it counts as secret.
 fn is_secret_value(path: &str) -> bool {
     let mut parts = path.rsplit('/');
     let (last, name) = (parts.next(), parts.next().unwrap_or_default());
     let is_position = !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit());
-    last == Some("value") && (is_position || is_secret(name))
+    let is_data = matches!(name, "data" | "stringData" | "binaryData");
+    (last == Some("value") && (is_position || is_secret(name)))
+        || (is_data && last.is_some_and(|last| is_secret(last)))
 }
 
 /// Any JSON: entries `{name, value}` whose name looks secret lose the value, at any depth, also in JSON

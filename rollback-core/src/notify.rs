@@ -6,7 +6,7 @@ use std::fmt;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::{ComponentId, Outcome, Plan, Result, RunId, RunReport, Timestamp};
+use crate::{ComponentId, Outcome, Plan, Result, RunId, RunReport, StepOutcome, Timestamp, mask};
 
 /// Tells people what happens: a chat, a pager, another program.
 ///
@@ -164,21 +164,33 @@ pub struct Alert {
 }
 
 impl Notification {
+    /// The same without what looks like a secret, as it may be shown to anybody.
+    #[must_use]
+    pub fn masked(mut self) -> Self {
+        self.summary = mask::text(&self.summary);
+        for line in &mut self.details {
+            *line = mask::text(line);
+        }
+        self
+    }
+
     /// How a run ended, in the words in which people are told. Telling it twice is telling it once.
     pub fn of_run(report: &RunReport, moves: &[Move], written: Option<String>) -> Self {
         let run = report.run;
         let what = format!("{} of {}", what(moves), names(moves));
+        let changed = report.changed();
         let (event, summary) = match report.outcome {
-            Outcome::Completed | Outcome::NothingToDo => {
-                (Happening::Converged, format!("{what} is done and verified"))
+            Outcome::NothingToDo => (Happening::Converged, "there was nothing to do".to_owned()),
+            Outcome::Completed if report.steps.iter().any(|step| step.outcome == StepOutcome::Applied) => {
+                (Happening::Converged, format!("{what} is done, and was not watched until it settled"))
             }
+            Outcome::Completed => (Happening::Converged, format!("{what} is done and verified")),
             Outcome::Compensated => {
                 (Happening::Failed, format!("{what} failed, and what it had changed is taken back"))
             }
-            Outcome::Halted if report.changed() => (Happening::Failed, format!("{what} failed half-way")),
-            Outcome::Halted | Outcome::Abandoned => {
-                (Happening::Failed, format!("{what} failed, and nothing was changed"))
-            }
+            Outcome::Halted if changed => (Happening::Failed, format!("{what} failed half-way")),
+            Outcome::Halted => (Happening::Failed, format!("{what} failed, and nothing was changed")),
+            Outcome::Abandoned => (Happening::Failed, format!("{what} was closed by a human as it stood")),
             Outcome::Stuck => (Happening::Stuck, format!("{what} is stuck: a human must finish it")),
             Outcome::Unfinished => {
                 (Happening::Stuck, format!("{what} was stopped before its end, and can go on"))
@@ -189,12 +201,14 @@ impl Notification {
             failed.map(|(step, error)| format!("{step}: {}", error.message)).collect();
         details.extend(report.error.iter().map(|error| error.message.clone()));
         details.extend(report.reason.clone());
-        let next = match event {
-            Happening::Converged => vec![format!("rollback show {run}")],
-            Happening::Failed => vec![format!("rollback show {run}"), format!("rollback revert {run}")],
-            _ => open(run),
+        let mut next = match report.outcome {
+            Outcome::Unfinished => open(run),
+            _ => vec![format!("rollback show {run}")],
         };
-        Notification {
+        if changed && matches!(report.outcome, Outcome::Halted | Outcome::Stuck) {
+            next.push(format!("rollback revert {run}"));
+        }
+        Self {
             id: format!("{run}-{:?}", report.outcome),
             at: report.finished_at.unwrap_or(report.started_at),
             event,

@@ -112,9 +112,10 @@ impl Outbox {
         self.queues.iter().map(|queue| &queue.notifier)
     }
 
-    /// Takes a message in: recorded when this returns, as far as the ledger can be written, and delivered by
+    /// Takes a message in, [masked](Notification::masked): recorded when this returns, as far as the ledger can be written, and delivered by
     /// [`deliver`](Self::deliver).
     pub async fn send(&self, message: Notification) {
+        let message = message.masked();
         tracing::info!(event = ?message.event, run = ?message.run.map(|run| run.to_string()), "{}", message.summary);
         join_all(self.queues.iter().map(async |queue| {
             queue.load(self).await;

@@ -37,9 +37,7 @@ pub(crate) async fn hold(app: &App, args: HoldArgs) -> Result<Exit, Failure> {
     let since = SystemClock.now();
     let holding =
         Holding { by: session::actor(), since, until: since.saturating_add(args.r#for), reason: args.reason };
-    holding.place(&*kept.ledger, &realm, &component).await?;
-    let record = kept.ledger.record(&realm, &component).await?;
-    let holding = Holding::of(&record, since).unwrap_or(holding);
+    holding.set(&*kept.ledger, &realm, &component).await?;
     let value = json!({"component": component.to_string(), "by": holding.by, "since": holding.since,
                        "until": holding.until, "reason": holding.reason});
     output::result(app.global.output, &value, || {

@@ -153,11 +153,7 @@ impl Generation {
             .with_options(options)
             .with_listener(sender.clone())
             .with_lease_of(leases)
-            .with_proposals(Arc::new(Shelf {
-                folder: proposals(runbook),
-                locators,
-                flags: app.connection_flags(),
-            }));
+            .with_proposals(Arc::new(Shelf { folder: proposals(), locators, flags: app.connection_flags() }));
         if let Some(incidents) = runbook.incidents() {
             let mut folder = IncidentFolder::new(incidents.folder, kept.journal.clone(), kept.ledger.clone());
             if let Some(due) = incidents.due {
@@ -219,6 +215,10 @@ async fn next(
         if now == *text {
             continue;
         }
+        // The one that nobody named is trusted anew.
+        if app.global.file.is_none() && !session::is_trusted(path) {
+            continue;
+        }
         *text = now;
         let made = match Runbook::read(path) {
             Ok(runbook) if !runbook.has_policies() => Err(session::usage("it has no policies any more")),
@@ -268,9 +268,8 @@ async fn show(mut heard: UnboundedReceiver<Notification>, quiet: bool) {
 }
 
 /// Where plans are kept that people are to decide on.
-fn proposals(runbook: &Runbook) -> PathBuf {
-    let folder = runbook.incidents().map(|incidents| incidents.folder);
-    folder.or_else(journal::state_folder).unwrap_or_default().join("proposals")
+fn proposals() -> PathBuf {
+    journal::state_folder().unwrap_or_default().join("proposals")
 }
 
 /// Keeps plans in files, for `rollback undo --plan`.

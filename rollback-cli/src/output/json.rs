@@ -18,10 +18,10 @@ pub(crate) fn history(component: &ComponentId, revisions: &[Revision]) -> Value 
             "summary": revision.summary,
         })
     };
-    json!({
+    mask::value(&json!({
         "component": component.to_string(),
         "revisions": revisions.iter().map(revision).collect::<Vec<_>>(),
-    })
+    }))
 }
 
 pub(crate) fn plan(plan: &Plan) -> Value {
@@ -34,7 +34,7 @@ pub(crate) fn plan(plan: &Plan) -> Value {
             "noop": step.change.is_noop(),
             "after": step.after,
             "changes": step.change.diff.iter().map(mask::field).collect::<Vec<_>>(),
-            "warnings": step.change.warnings,
+            "warnings": step.change.warnings.iter().map(|text| mask::text(text)).collect::<Vec<_>>(),
         })
     });
     json!({"digest": plan.digest(), "steps": steps.collect::<Vec<_>>()})
@@ -55,7 +55,7 @@ pub(crate) fn run(report: &RunReport, next: &[String]) -> Value {
             "error": step.error.as_ref().map(self::error),
         })
     };
-    json!({
+    mask::value(&json!({
         "run": report.run,
         "plan": report.plan,
         "outcome": report.outcome,
@@ -68,7 +68,7 @@ pub(crate) fn run(report: &RunReport, next: &[String]) -> Value {
         "warnings": report.warnings,
         "brokenLeases": report.broken_leases,
         "next": next,
-    })
+    }))
 }
 
 /// All runs, newest first.
@@ -101,13 +101,13 @@ pub(crate) fn entry(entry: &Entry) -> Value {
 }
 
 pub(crate) fn status(component: &ComponentId, seen: &Verification) -> Value {
-    json!({
+    mask::value(&json!({
         "component": component.to_string(),
         "settled": seen.is_converged(),
         "state": seen.state,
         "message": mask::text(&seen.message),
         "notes": seen.notes,
-    })
+    }))
 }
 
 pub(crate) fn error(error: &ErrorReport) -> Value {
@@ -115,7 +115,7 @@ pub(crate) fn error(error: &ErrorReport) -> Value {
         "kind": error.kind,
         "message": mask::text(&error.message),
         "component": error.component.as_ref().map(ToString::to_string),
-        "hint": error.hint,
+        "hint": error.hint.as_deref().map(mask::text),
     })
 }
 

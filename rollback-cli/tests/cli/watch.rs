@@ -395,7 +395,11 @@ async fn a_check_lists_all_that_fails_and_sends_a_test_message() {
     assert_eq!(checked.code, 0, "{checked:?}");
     let checks = json(&checked.stdout);
     assert!(checks.as_array().unwrap().iter().all(|check| check["ok"] == true), "{checks:#}");
-    assert!(world.told().iter().any(|text| text.contains("a test of the notifications")), "{:?}", world.chat.posts());
+    assert!(
+        world.told().iter().any(|text| text.contains("a test of the notifications")),
+        "{:?}",
+        world.chat.posts()
+    );
     world.namespace.delete("Deployment", "web").await;
     world.prometheus.kill();
     let checked = world.call(&["check", "-o", "json"]).await;

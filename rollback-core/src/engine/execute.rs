@@ -380,7 +380,15 @@ impl<'a> Run<'a> {
             let message = "the component is further on its way already".to_owned();
             return self.record_step(id, StepEvent::Verified { message, notes: Vec::new() }).await;
         }
-        let first = self.step(id).attempts + 1;
+        let known = self.step(id);
+        if known.attempts == 0
+            && !change.passage.from_between
+            && let Some(permit) = &self.options.permit
+            && let Err(error) = permit.before_step(change).await
+        {
+            return self.record_step(id, StepEvent::Refused { error: error.report() }).await;
+        }
+        let first = known.attempts + 1;
         let applied =
             step::apply(self, id, component, change, first, |attempt| StepEvent::Started { attempt }).await;
         if let Err(failure) = applied {

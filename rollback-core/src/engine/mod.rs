@@ -10,16 +10,18 @@ mod recover;
 mod report;
 mod step;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use backon::ExponentialBuilder;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Cause, Claim, Clock, Components, Entry, Error, ErrorKind, Event, Journal, Judgement, Lease, Ledger,
-    Locator, Plan, ProgressSink, Result, Retention, RunId, RunSettings, StepId, SystemClock,
+    Cause, Change, Claim, Clock, Components, Entry, Error, ErrorKind, Event, Journal, Judgement, Lease,
+    Ledger, Locator, Plan, ProgressSink, Result, Retention, RunId, RunSettings, StepId, SystemClock,
 };
 
 pub use report::{RunReport, StepReport};
@@ -191,6 +193,8 @@ pub struct RunOptions {
     /// Why leases that others hold, or that cannot be asked for, are not respected: on record in the journal.
     /// Default: they are respected.
     pub break_lease: Option<String>,
+    /// Asked before each step begins, such as whether people want it still. Default: nobody.
+    pub permit: Option<Arc<dyn StepPermit>>,
     /// Stops the run before its next write.
     pub cancellation: CancellationToken,
     /// Where to tell what happens, as it happens.
@@ -208,10 +212,22 @@ impl RunOptions {
             locators: Vec::new(),
             cause: None,
             break_lease: None,
+            permit: None,
             cancellation: CancellationToken::new(),
             progress: None,
         }
     }
+}
+
+/// Says whether a step may begin.
+#[async_trait]
+pub trait StepPermit: fmt::Debug + Send + Sync {
+    /// Asked right before the first write of a step that makes this change, and not once its component has left the
+    /// revision where it was.
+    ///
+    /// # Errors
+    /// Why it may not: the step is refused, with nothing written.
+    async fn before_step(&self, change: &Change) -> Result<()>;
 }
 
 /// What happens during a run.

@@ -243,7 +243,9 @@ fn follow_ups(
 ) -> Vec<FollowUp> {
     let mut all = Vec::new();
     let mut add = |what: String, due: Option<Timestamp>| all.push(FollowUp { what, due });
-    if matches!(state.outcome, Outcome::Stuck | Outcome::Unfinished | Outcome::Halted) && state.changed() {
+    if matches!(state.outcome, Outcome::Stuck | Outcome::Unfinished | Outcome::Halted | Outcome::Abandoned)
+        && state.changed()
+    {
         add(format!("Finish or take back what the run left: rollback show {run}"), None);
     }
     let moves = Move::all(&state.plan);
@@ -256,7 +258,9 @@ fn follow_ups(
         add("Find out why it had to be restarted".into(), Some(begun.saturating_add(due)));
     }
     for hold in holds {
-        add(format!("Lift the hold on {}, or let it end: rollback unhold", hold.component), Some(hold.until));
+        let is_all = hold.component.starts_with("supervisor/");
+        let what = if is_all { "--all" } else { hold.component.as_str() };
+        add(format!("Lift the hold, or let it end: rollback unhold {what}"), Some(hold.until));
     }
     all
 }

@@ -1,9 +1,11 @@
 //! From a trigger that fires to a run, or to why there is none.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use futures::future::try_join_all;
 use tokio_util::sync::CancellationToken;
 
@@ -16,8 +18,9 @@ use super::standing::{Attempt, Standing};
 use super::tell::Teller;
 use super::{Holding, Irreversible, Supervisor, everything};
 use crate::{
-    Cause, ChangeKind, ComponentId, Error, ErrorKind, Fact, Fingerprint, Locator, Mark, Move, Plan, Planner,
-    RestartScope, Result, RunId, RunOptions, RunReport, RunState, Target, Timestamp, snapshot_of,
+    Cause, Change, ChangeKind, Clock, ComponentId, Error, ErrorKind, Fact, Fingerprint, Ledger, Locator,
+    Mark, Move, Plan, Planner, Record, RestartScope, Result, RunId, RunOptions, RunReport, RunState,
+    StepPermit, Target, Timestamp, snapshot_of,
 };
 
 /// A plan, and what was known when it was made.
@@ -95,7 +98,7 @@ impl Supervisor {
         if within_hour >= policy.guards.restarts_per_hour {
             return Err(Reason::RestartBudget { count: within_hour });
         }
-        match barred(&policy.guards, case.at, &standing, self.held(&known).await?) {
+        match barred(&policy.guards, case.at, &standing, self.held(&known.record).await?) {
             Some(reason @ (Reason::Held { .. } | Reason::Frozen { .. })) => return Err(reason),
             _ => {}
         }
@@ -143,14 +146,19 @@ impl Supervisor {
             return Err(reason);
         }
         self.mark_bad(policy, case, &known, &blamed).await?;
-        for component in blamed.keys() {
-            let Some(known) = known.get(component) else { continue };
-            let held = self.held(known).await?;
-            if let Some(reason) = barred(&policy.guards, case.at, &standing(&known.record), held) {
-                return Err(reason);
+        let blueprint = blueprint.only(|component| blamed.contains_key(component));
+        for step in &blueprint.steps {
+            let supervised = &self.supervised(&step.component)?.component;
+            let realm = supervised.realm().await?;
+            let record = self.ledger.record(&realm, &step.component).await?;
+            let held = self.held(&record).await?;
+            match barred(&policy.guards, case.at, &standing(&record), held) {
+                // A restart is no attempt at a rollback.
+                Some(Reason::Attempts { .. } | Reason::Cooldown { .. }) if step.does == Does::Restart => {}
+                Some(reason) => return Err(reason),
+                None => {}
             }
         }
-        let blueprint = blueprint.only(|component| blamed.contains_key(component));
         let target = Target::from(policy.goal);
         let mut planner = Planner::new().on_failure(blueprint.on_failure).with_ledger(self.ledger.clone());
         for step in &blueprint.steps {
@@ -205,11 +213,11 @@ impl Supervisor {
     }
 
     /// What holds a component, by itself or with all others.
-    async fn held(&self, known: &Known) -> Result<Option<Holding>> {
+    async fn held(&self, record: &Record) -> Result<Option<Holding>> {
         let now = self.clock.now();
         let (realm, all) = everything()?;
         let of_all = Holding::of(&self.ledger.record(&realm, &all).await?, now);
-        Ok(of_all.or_else(|| Holding::of(&known.record, now)))
+        Ok(of_all.or_else(|| Holding::of(record, now)))
     }
 
     fn check_observes(&self, policy: &Policy, what: impl Fn() -> String) -> Result<(), Reason> {
@@ -310,6 +318,7 @@ impl Supervisor {
         options.settings = self.options.settings.clone();
         options.locators = self.locators(&plan);
         options.cancellation = stop.clone();
+        options.permit = Some(self.permit());
         options.cause = Some(Cause {
             policy: policy.name.clone(),
             component: case.component.clone(),
@@ -337,6 +346,11 @@ impl Supervisor {
         let standings =
             standings.into_iter().map(|(id, (known, _, standing))| (id, (known.realm.clone(), standing)));
         Ok(Acted::Ran(Box::new(self.conclude(report, &plan, standings.collect(), restart).await)))
+    }
+
+    /// Looks before each step whether people hold its component by now.
+    fn permit(&self) -> Arc<dyn StepPermit> {
+        Arc::new(Unheld { ledger: self.ledger.clone(), clock: self.clock.clone() })
     }
 
     fn locators(&self, plan: &Plan) -> Vec<Locator> {
@@ -407,9 +421,33 @@ impl Supervisor {
         }
         let mut options = RunOptions::by(self.options.actor.clone());
         options.cancellation = stop.clone();
+        options.permit = Some(self.permit());
         let report = self.engine_for(&state.plan).resume(run, &self.components, options).await?;
         let restart = state.plan.steps().iter().all(|step| step.change.kind == ChangeKind::Restart);
         Ok(self.conclude(report, &state.plan, standings, restart).await)
+    }
+}
+
+/// Lets no step begin whose component is held.
+#[derive(Debug)]
+struct Unheld {
+    ledger: Arc<dyn Ledger>,
+    clock: Arc<dyn Clock>,
+}
+
+#[async_trait]
+impl StepPermit for Unheld {
+    async fn before_step(&self, change: &Change) -> Result<()> {
+        let now = self.clock.now();
+        let (realm, all) = everything()?;
+        for (realm, component) in [(&realm, &all), (&change.realm, &change.component)] {
+            let held = Holding::of(&self.ledger.record(realm, component).await?, now);
+            if let Some(Holding { by, until, reason, .. }) = held {
+                let message = format!("{by} holds automation until {until}: {reason}");
+                return Err(Error::new(ErrorKind::Refused, message).with_component(&change.component));
+            }
+        }
+        Ok(())
     }
 }
 

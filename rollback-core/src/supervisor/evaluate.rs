@@ -121,7 +121,6 @@ impl World<'_> {
         let is_judged = watch.judging.is_some() || due.is_some();
         self.alerts.end("RollbackTriggerBlind", policy, component, at);
         self.alerts.end("RollbackTriggerFiring", policy, component, at);
-        self.alerts.end("RollbackStuck", policy, component, at);
         if let Some(judging) = due {
             let judgement = Judgement {
                 recovery: Recovery::Recovered,
@@ -237,9 +236,8 @@ impl World<'_> {
         }
         self.teller.ended(Some(policy), &ran);
         let now = self.all.clock.now();
-        let own = self.all.policies.iter().find(|own| own.name == policy);
-        if let (Outcome::Stuck | Outcome::Unfinished, Some(own)) = (outcome, own) {
-            self.alerts.stuck(own, component, (ran.report.run, now));
+        if matches!(outcome, Outcome::Stuck | Outcome::Unfinished) {
+            self.is_stuck(ran.report.run, component);
         }
         if !ran.restart && outcome == Outcome::Completed {
             let from = now.saturating_add(self.all.options.settle);

@@ -39,6 +39,14 @@ impl Holding {
         if there.is_some_and(|there| there.until >= self.until) {
             return Ok(());
         }
+        self.set(ledger, realm, component).await
+    }
+
+    /// Notes it of a component, in place of what is there.
+    ///
+    /// # Errors
+    /// `Journal` when the ledger cannot be written.
+    pub async fn set(&self, ledger: &dyn Ledger, realm: &Realm, component: &ComponentId) -> Result<()> {
         let value = serde_json::to_value(self).unwrap_or_default();
         ledger.note(realm, component, vec![self.note(value)]).await
     }

@@ -244,14 +244,29 @@ impl Alerts {
         self.of("RollbackTriggerBlind", (policy, component), (since, "warning"), summary);
     }
 
-    pub(super) fn stuck(&mut self, policy: &Policy, component: &ComponentId, (run, now): (RunId, Timestamp)) {
-        let run = run.to_string();
-        let summary = ["run ", &run, " needs a human: see rollback show ", &run];
-        self.of("RollbackStuck", (policy, component), (now, "critical"), summary);
+    /// A run needs a human, until another one has ended well.
+    pub(super) fn stuck(&mut self, run: RunId, component: &ComponentId, now: Timestamp) {
+        let (id, component) = (run.to_string(), component.to_string());
+        let labels = [
+            ("alertname", "RollbackStuck"),
+            ("run", id.as_str()),
+            ("component", component.as_str()),
+            ("severity", "critical"),
+        ];
+        let summary = format!("run {run} needs a human: see rollback show {run}");
+        self.raise(format!("stuck {run}"), now, labels, &summary);
+    }
+
+    pub(super) fn mended(&mut self, run: RunId, now: Timestamp) {
+        self.remove(&format!("stuck {run}"), now);
     }
 
     pub(super) fn end(&mut self, name: &str, policy: &Policy, component: &ComponentId, now: Timestamp) {
-        if let Some(alert) = self.standing.remove(&format!("{name} {}", thread(policy, component))) {
+        self.remove(&format!("{name} {}", thread(policy, component)), now);
+    }
+
+    fn remove(&mut self, key: &str, now: Timestamp) {
+        if let Some(alert) = self.standing.remove(key) {
             self.ended.push(Alert { ends_at: now.max(alert.starts_at), ..alert });
             self.changed = true;
         }

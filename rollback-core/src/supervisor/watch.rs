@@ -21,8 +21,8 @@ use super::tell::{Alerts, Teller};
 use super::{Supervisor, of_policy};
 use crate::trigger::{Evaluation, Memory};
 use crate::{
-    ComponentId, Fact, Fingerprint, Judgement, Notification, Outcome, Realm, Result, RunId, RunState,
-    Timestamp,
+    ComponentId, Fact, Fingerprint, Judgement, Notification, Outcome, Realm, Result, Retention, RunId,
+    RunState, RunSummary, Timestamp,
 };
 
 /// How often what a policy remembers is recorded while all is well.
@@ -39,13 +39,40 @@ const JUDGED_WITHIN: Duration = Duration::from_secs(24 * 3600);
 
 /// What has ended.
 pub(super) enum Done {
-    Evaluated { policy: usize, at: Timestamp, memory: Memory, seen: Result<Evaluation> },
-    Looked { component: ComponentId, at: Timestamp, looked: Result<Looked> },
-    Acted { case: Case, acted: Acted },
-    Resumed { run: RunId, state: Box<RunState>, ran: Result<Ran> },
-    Saved { policy: usize },
-    Remembered { component: ComponentId },
-    Alerted { told: bool, ended: usize },
+    Evaluated {
+        policy: usize,
+        at: Timestamp,
+        memory: Memory,
+        seen: Result<Evaluation>,
+    },
+    Looked {
+        component: ComponentId,
+        at: Timestamp,
+        looked: Result<Looked>,
+    },
+    Acted {
+        case: Case,
+        acted: Acted,
+    },
+    Resumed {
+        run: RunId,
+        state: Box<RunState>,
+        ran: Result<Ran>,
+    },
+    Saved {
+        policy: usize,
+    },
+    Remembered {
+        component: ComponentId,
+    },
+    Alerted {
+        told: bool,
+        ended: usize,
+    },
+    /// What a run left is put right.
+    Mended {
+        run: RunId,
+    },
     Nothing,
 }
 
@@ -92,6 +119,8 @@ pub(super) struct World<'a> {
     pub(super) work: Work<'a>,
     /// The runs that the journal knew at the start; none where it could not be read.
     journaled: Option<BTreeSet<RunId>>,
+    /// The runs that need a human, and a component of each.
+    stuck: BTreeMap<RunId, ComponentId>,
     acting: usize,
     alerting: bool,
     alerts_due: Instant,
@@ -182,6 +211,7 @@ impl<'a> World<'a> {
             watched,
             work: FuturesUnordered::new(),
             journaled: None,
+            stuck: BTreeMap::new(),
             acting: 0,
             alerting: false,
             alerts_due: now,
@@ -203,6 +233,13 @@ impl<'a> World<'a> {
             }
         };
         self.journaled = Some(runs.iter().map(|run| run.run).collect());
+        let engine = &self.all.engine;
+        self.work.push(Box::pin(async move {
+            if let Err(error) = engine.prune(Retention::default()).await {
+                tracing::warn!(%error, "old runs are not removed");
+            }
+            Done::Nothing
+        }));
         let now = self.all.clock.now();
         let recent = runs.iter().filter(|run| {
             run.outcome == Outcome::Unfinished
@@ -221,6 +258,8 @@ impl<'a> World<'a> {
             let Some(cause) = state.cause.clone() else { continue };
             if state.outcome == Outcome::Unfinished {
                 self.resume(summary.run, state);
+            } else if state.outcome == Outcome::Stuck && !is_mended(&runs, summary.run, &cause.component) {
+                self.is_stuck(summary.run, &cause.component);
             } else if let (Outcome::Completed, None, Some(end)) =
                 (state.outcome, &state.judged, state.finished_at)
                 && state.plan.steps().iter().any(|step| step.change.kind == crate::ChangeKind::Rollback)
@@ -392,6 +431,10 @@ impl<'a> World<'a> {
                     self.alerts.ended.drain(..ended.min(self.alerts.ended.len()));
                 }
             }
+            Done::Mended { run } => {
+                self.stuck.remove(&run);
+                self.alerts.mended(run, self.all.clock.now());
+            }
             Done::Nothing => {}
         }
     }
@@ -483,6 +526,23 @@ impl<'a> World<'a> {
         }));
     }
 
+    /// Remembers that a run needs a human.
+    pub(super) fn is_stuck(&mut self, run: RunId, component: &ComponentId) {
+        self.stuck.insert(run, component.clone());
+        self.alerts.stuck(run, component, self.all.clock.now());
+    }
+
+    /// Looks whether what a run left of a component is put right.
+    fn look_for_help(&self, component: &ComponentId) {
+        for (run, _) in self.stuck.iter().filter(|(_, own)| *own == component) {
+            let (journal, run, component) = (self.all.engine.journal().clone(), *run, component.clone());
+            self.work.push(Box::pin(async move {
+                let runs = journal.runs().await.unwrap_or_default();
+                if is_mended(&runs, run, &component) { Done::Mended { run } } else { Done::Nothing }
+            }));
+        }
+    }
+
     fn looked(&mut self, component: &ComponentId, at: Timestamp, looked: Result<Looked>) {
         let all = self.all;
         let Some(own) = self.owns.get_mut(component) else { return };
@@ -500,6 +560,8 @@ impl<'a> World<'a> {
             }
         };
         (own.unseen_since, own.unseen_told) = (None, false);
+        self.look_for_help(component);
+        let Some(own) = self.owns.get_mut(component) else { return };
         let first = own.realm.is_none();
         own.realm = Some(known.realm.clone());
         if own.busy.is_some() {
@@ -586,6 +648,13 @@ impl<'a> World<'a> {
             Done::Nothing
         }));
     }
+}
+
+/// Whether a run that came after this one, of the same component, has ended well.
+fn is_mended(runs: &[RunSummary], run: RunId, component: &ComponentId) -> bool {
+    let ended_well = |other: &RunSummary| matches!(other.outcome, Outcome::Completed | Outcome::NothingToDo);
+    let mut later = runs.iter().filter(|other| other.run > run);
+    later.any(|other| ended_well(other) && other.components.contains(component))
 }
 
 impl Supervisor {

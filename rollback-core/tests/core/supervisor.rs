@@ -823,3 +823,91 @@ async fn a_judgement_follows_the_end_of_a_run_and_nothing_else_does() {
         Entry { at: start(), event: Event::RunFinished { outcome: Outcome::Abandoned, reason: None } };
     assert_eq!(shop.journal.append(report.run, entry).await.unwrap_err().kind(), ErrorKind::Journal);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_plan_moves_along_is_held_as_well_and_a_hold_stops_a_run_before_its_next_step() {
+    let step = |name: &str, does, after: &[&str]| BlueprintStep {
+        id: name.into(),
+        component: id(name),
+        does,
+        after: after.iter().map(|&name| name.to_owned()).collect(),
+    };
+    let holding = |shop: &Shop| Holding {
+        by: "ann".into(),
+        since: shop.clock.now(),
+        until: shop.clock.now().saturating_add(Duration::from_secs(HOUR)),
+        reason: "at work".into(),
+    };
+    for late in [false, true] {
+        let (shop, db) = (Shop::new(), component("db"));
+        let mut policy = shop.policy();
+        policy.plan = Some(Blueprint {
+            name: "both".into(),
+            on_failure: FailurePolicy::Halt,
+            steps: vec![step("web", Does::Return, &[]), step("db", Does::Restart, &["web"])],
+        });
+        let supervised = vec![Supervised::new(Arc::new(shop.web.clone()) as _), restartable(&db)];
+        let going = shop.go(shop.supervisor(supervised, vec![policy]));
+        let realm = Realm::new("memory");
+        if late {
+            // Long enough for a hold to come in between.
+            shop.web.set_settling(rollback_testkit::Settling::After(Duration::from_secs(60)));
+        } else {
+            holding(&shop).place(&*shop.journal, &realm, &id("db")).await.unwrap();
+        }
+        shop.deploy_bad("v2").await;
+        minutes(5).await;
+        if late {
+            sleep(Duration::from_secs(30)).await;
+            assert_eq!(shop.revision().await, "v1", "the first step is under way");
+            holding(&shop).place(&*shop.journal, &realm, &id("db")).await.unwrap();
+        }
+        minutes(5).await;
+        assert_eq!(db.writes(), 0);
+        if late {
+            assert_eq!(shop.runs().await[0].0, Outcome::Halted);
+            assert!(shop.messages(Happening::Failed)[0].details[0].contains("ann holds automation"));
+        } else {
+            assert_eq!((shop.runs().await.len(), shop.revision().await), (0, "v2".into()));
+            assert!(shop.messages(Happening::HeldBack)[0].summary.contains("ann holds automation"));
+        }
+        going.end().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stuck_run_is_an_alert_until_another_one_has_ended_well_also_after_a_restart() {
+    let shop = Shop::new();
+    let going = shop.watch(shop.policy());
+    minutes(10).await;
+    shop.web.deploy("v2", &json!({"image": "web:2", "limit": 2}));
+    minutes(1).await;
+    shop.web.fail_write(1, Error::new(ErrorKind::Refused, "only a human can go on").stuck());
+    shop.metrics.set("errors", 400.0);
+    minutes(6).await;
+    assert_eq!(shop.runs().await[0].0, Outcome::Stuck);
+    let told = &shop.messages(Happening::Stuck)[0];
+    assert!(told.next.iter().all(|next| !next.contains("resume")), "it has ended: {told:?}");
+    shop.metrics.set("errors", 0.0);
+    let is_told = || {
+        let alerts = shop.people.alerts.lock().unwrap();
+        alerts.iter().any(|a| a.labels["alertname"] == "RollbackStuck" && a.ends_at > shop.clock.now())
+    };
+    minutes(3).await;
+    assert!(is_told(), "also once the symptom is gone");
+    going.end().await;
+    let going = shop.watch(shop.policy());
+    minutes(3).await;
+    assert!(is_told(), "also after a restart");
+    let web = Arc::new(shop.web.clone()) as Arc<dyn Rollbackable>;
+    let planner =
+        rollback_core::Planner::new().rollback("web", web.clone(), rollback_core::Target::Previous, &[]);
+    let plan = planner.plan().await.unwrap();
+    let engine = Engine::new(shop.journal.clone()).with_clock(shop.clock.clone());
+    let options = rollback_core::RunOptions::by("ann");
+    let report = engine.execute(&plan, &[web].into_iter().collect(), options).await.unwrap();
+    assert_eq!(report.outcome, Outcome::Completed);
+    minutes(2).await;
+    assert!(!is_told());
+    going.end().await;
+}

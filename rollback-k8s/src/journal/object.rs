@@ -47,7 +47,7 @@ fn unfit(error: serde_json::Error) -> Error {
 pub(super) fn damaged(run: RunId, what: &str) -> Error {
     let message = format!("what the cluster holds of run {run} is not whole: {what}");
     Error::new(ErrorKind::Journal, message)
-        .with_hint(format!("see to its components by hand, then: kubectl delete rollbackrun {run}"))
+        .with_hint(format!("a newer version may have written it; else see to its components by hand, then, in the namespace of the journal: kubectl delete rollbackrun {run}"))
 }
 
 /// The Secrets that hold the first entry of a run, with the states of its components.
