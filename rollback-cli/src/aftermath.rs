@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use crate::journal::Kept;
 use crate::output::{self, told};
+use crate::runbook::Runbook;
 use crate::session::App;
 
 /// For how long automation keeps off what a human has changed.
@@ -37,7 +38,7 @@ impl<'a> Aftermath<'a> {
     /// keeps no run from going on.
     pub(crate) fn new(app: &'a App, kept: &'a Kept, no_notify: bool) -> Self {
         let runbook = app.runbook.as_ref().filter(|_| !no_notify);
-        let notifiers = runbook.map(|runbook| runbook.notifiers()).transpose().unwrap_or_else(|error| {
+        let notifiers = runbook.map(Runbook::notifiers).transpose().unwrap_or_else(|error| {
             output::say(&format!("warning: nobody is told: {}", told(&error.report().message)));
             None
         });
@@ -56,7 +57,7 @@ impl<'a> Aftermath<'a> {
 
     async fn begin(&self, plan: &Plan, options: &RunOptions) {
         let now = SystemClock.now();
-        let is_watched = self.app.runbook.as_ref().is_some_and(|runbook| runbook.has_policies());
+        let is_watched = self.app.runbook.as_ref().is_some_and(Runbook::has_policies);
         if self.kept.durable && (is_watched || self.kept.in_cluster) {
             let holding = Holding {
                 by: options.actor.clone(),
@@ -133,7 +134,7 @@ impl<'a> Aftermath<'a> {
         if report.outcome == Outcome::NothingToDo {
             return;
         }
-        let incidents = self.app.runbook.as_ref().and_then(|runbook| runbook.incidents());
+        let incidents = self.app.runbook.as_ref().and_then(Runbook::incidents);
         let written = match incidents.filter(|_| self.kept.durable) {
             Some(incidents) => {
                 let (journal, ledger) = (self.kept.journal.clone(), self.kept.ledger.clone());

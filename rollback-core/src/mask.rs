@@ -55,8 +55,7 @@ fn is_secret_value(path: &str) -> bool {
     let (last, name) = (parts.next(), parts.next().unwrap_or_default());
     let is_position = !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit());
     let is_data = matches!(name, "data" | "stringData" | "binaryData");
-    (last == Some("value") && (is_position || is_secret(name)))
-        || (is_data && last.is_some_and(|last| is_secret(last)))
+    (last == Some("value") && (is_position || is_secret(name))) || (is_data && last.is_some_and(is_secret))
 }
 
 /// Any JSON: entries `{name, value}` whose name looks secret lose the value, at any depth, also in JSON

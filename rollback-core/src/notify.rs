@@ -13,6 +13,7 @@ use crate::{ComponentId, Outcome, Plan, Result, RunId, RunReport, StepOutcome, T
 /// A notifier tells of events, of what stands, or of both; what it does not tell of it accepts and does nothing with.
 /// Repeating is left to the [`Outbox`](crate::Outbox), which records what was not delivered.
 #[cfg_attr(feature = "mock", mockall::automock)]
+#[cfg_attr(feature = "mock", allow(clippy::ref_option_ref, reason = "mockall writes it so"))]
 #[async_trait]
 pub trait Notifier: fmt::Debug + Send + Sync {
     /// What it is called in logs and records, such as `slack #incidents`; no secrets. Unique among those of one outbox.

@@ -134,7 +134,7 @@ impl Outbox {
     pub async fn deliver(&self) {
         join_all(self.queues.iter().map(|queue| queue.deliver(self))).await;
         // With nobody to tell there is nothing to deliver, ever.
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Delivers what waits, for at most this long; answers how many messages are left for another time.

@@ -70,6 +70,7 @@ fn serve(listener: TcpListener, reply: Option<String>) -> Arc<Mutex<Vec<String>>
     asked
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "one that never answers is none")]
 fn reply(status: &str, body: &str) -> Option<String> {
     Some(format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len()))
 }
@@ -180,7 +181,7 @@ async fn each_way_to_answer_wrongly_is_told_apart() {
             let health = &found[&instance(pod)];
             match told {
                 None => assert_eq!(*health, Health::Healthy),
-                Some(part) => assert!(is_failed(health, part), "{health:?} is not {part:?}"),
+                Some(words) => assert!(is_failed(health, words), "{health:?} is not {words:?}"),
             }
         }
     }

@@ -130,12 +130,12 @@ pub(crate) async fn go(app: &App, prepared: &Prepared, kept: &Kept, how: How<'_>
     let aftermath = Aftermath::new(app, kept, how.run.is_some_and(|run| run.no_notify));
     let run = options.run;
     aftermath.begins(plan, &options).await;
-    let work = async {
+    let work = Box::pin(async {
         match how.resumed {
             Some(run) => engine.resume(run, &components, options).await,
             None => engine.execute(plan, &components, options).await,
         }
-    };
+    });
     let mode = Mode::choose(is_quiet(app, plan), console::user_attended_stderr());
     let shown = progress::show(events, plan, mode, &app.stop, !kept.durable);
     let (report, ()) = aftermath.beside(async { tokio::join!(work, shown) }).await;

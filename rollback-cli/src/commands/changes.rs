@@ -1,6 +1,7 @@
 //! `rollback changes`: where to look first.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use futures::future::join_all;
 use rollback_core::supervisor::Policy;
@@ -97,7 +98,7 @@ pub(crate) async fn run(app: &App, args: ChangesArgs) -> Result<Exit, Failure> {
             table::columns(["WHEN", "COMPONENT", "REVISION", "RUNS", "BY OR CAUSE"], all.iter().map(row))
         };
         for (policy, component, what) in &firing {
-            text += &format!("beyond its limit: {policy} of {component}: {}\n", told(what));
+            let _ = writeln!(text, "beyond its limit: {policy} of {component}: {}", told(what));
         }
         text
     });
@@ -212,7 +213,7 @@ async fn firing(policies: &[Policy], now: Timestamp) -> Vec<(String, ComponentId
                 );
             }
             Err(error) => {
-                output::say(&format!("warning: policy {policy}: {}", told(&error.report().message)))
+                output::say(&format!("warning: policy {policy}: {}", told(&error.report().message)));
             }
         }
     }

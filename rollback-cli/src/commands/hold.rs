@@ -9,6 +9,7 @@ use crate::exit::{Exit, Failure};
 use crate::journal;
 use crate::output::{self, table, told};
 use crate::parts::{Servers, Settings};
+use crate::runbook::Runbook;
 use crate::session::{self, App};
 
 /// What is held: a component, or all of them.
@@ -70,7 +71,7 @@ pub(crate) async fn holds(app: &App) -> Result<Exit, Failure> {
     let kept = journal::known(app).await?;
     let mut places = vec![everything()?];
     let servers = Servers::default();
-    for component in app.runbook.iter().flat_map(|runbook| runbook.all()) {
+    for component in app.runbook.iter().flat_map(Runbook::all) {
         let part = servers.part(app, component, &Settings::default()).await?;
         part.first_contact().await?;
         places.push((part.component().realm().await?, part.id().clone()));

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::args::{Format, ReportArgs, ReportFormat};
 use crate::exit::{Exit, Failure};
+use crate::runbook::Runbook;
 use crate::session::App;
 use crate::{journal, output};
 
@@ -16,7 +17,7 @@ const DUE: Duration = Duration::from_secs(48 * 3600);
 pub(crate) async fn run(app: &App, args: ReportArgs) -> Result<Exit, Failure> {
     let kept = journal::existing(app).await?;
     let (run, _) = kept.find(&args.run).await?;
-    let incidents = app.runbook.as_ref().and_then(|runbook| runbook.incidents());
+    let incidents = app.runbook.as_ref().and_then(Runbook::incidents);
     let due = incidents.and_then(|incidents| incidents.due).unwrap_or(DUE);
     let incident = collect(&*kept.journal, &*kept.ledger, run, SystemClock.now(), due).await?;
     let format = match (args.format, app.global.output) {

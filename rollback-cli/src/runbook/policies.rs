@@ -100,8 +100,8 @@ struct PrometheusEntry {
     errors: Option<String>,
     requests: Option<String>,
     /// The queries for names that many services have, in place of written ones.
-    error_rate: Option<Of>,
-    latency_p99: Option<Of>,
+    error_rate: Option<Common>,
+    latency_p99: Option<Common>,
     username: Option<String>,
     password: Option<Secret>,
     token: Option<Secret>,
@@ -113,8 +113,9 @@ struct PrometheusEntry {
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Of {
-    of: Names,
+struct Common {
+    #[serde(rename = "of")]
+    names: Names,
     #[serde(default)]
     labels: BTreeMap<String, String>,
     window: Option<Time>,
@@ -432,18 +433,6 @@ impl PrometheusEntry {
     }
 
     fn metric(&self, by: &[&str]) -> Result<Metric> {
-        let named = |of: &Of| {
-            let names = match of.of {
-                Names::HttpServer => Convention::HttpServer,
-                Names::Istio => Convention::Istio,
-                Names::NginxIngress => Convention::NginxIngress,
-                Names::Knative => Convention::Knative,
-            };
-            let labels =
-                of.labels.iter().map(|(name, value)| (name.clone(), value.clone())).collect::<Vec<_>>();
-            (names, labels, of.window.map_or(LOOK_BACK, |window| window.0))
-        };
-        let borrowed = |labels: &[(String, String)]| -> Vec<(String, String)> { labels.to_vec() };
         Ok(match (&self.query, &self.errors, &self.requests, &self.error_rate, &self.latency_p99) {
             (Some(query), _, Some(requests), ..) => {
                 Metric::Share { query: query.clone(), requests: requests.clone() }
@@ -452,22 +441,35 @@ impl PrometheusEntry {
             (None, Some(errors), Some(requests), ..) => {
                 Metric::Ratio { errors: errors.clone(), requests: requests.clone() }
             }
-            (_, _, _, Some(of), _) => {
-                let (names, labels, window) = named(of);
-                let labels = borrowed(&labels);
-                let labels: Vec<_> =
-                    labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-                let [errors, requests] = names.error_rate(&labels, by, window);
+            (_, _, _, Some(common), _) => {
+                let [errors, requests] =
+                    common.convention().error_rate(&common.labels(), by, common.look_back());
                 Metric::Ratio { errors, requests }
             }
-            (_, _, _, _, Some(of)) => {
-                let (names, labels, window) = named(of);
-                let labels: Vec<_> =
-                    labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-                Metric::Value(names.latency_p99(&labels, by, window))
+            (_, _, _, _, Some(common)) => {
+                Metric::Value(common.convention().latency_p99(&common.labels(), by, common.look_back()))
             }
             _ => return Err(Error::new(ErrorKind::InvalidConfig, "prometheus names no query")),
         })
+    }
+}
+
+impl Common {
+    fn convention(&self) -> Convention {
+        match self.names {
+            Names::HttpServer => Convention::HttpServer,
+            Names::Istio => Convention::Istio,
+            Names::NginxIngress => Convention::NginxIngress,
+            Names::Knative => Convention::Knative,
+        }
+    }
+
+    fn labels(&self) -> Vec<(&str, &str)> {
+        self.labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
+    }
+
+    fn look_back(&self) -> Duration {
+        self.window.map_or(LOOK_BACK, |window| window.0)
     }
 }
 

@@ -178,7 +178,7 @@ fn timeline(state: &RunState, entries: &[Entry]) -> Vec<Moment> {
                 add(at, Tone::Plain, format!("the run begins, by {actor}"), reason.clone());
             }
             Event::RunResumed { actor } => {
-                add(at, Tone::Warning, format!("{actor} goes on with the run"), None)
+                add(at, Tone::Warning, format!("{actor} goes on with the run"), None);
             }
             Event::LeaseBroken(broken) => {
                 let what = format!("the lease of {} is broken", broken.component);

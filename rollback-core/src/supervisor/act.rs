@@ -91,16 +91,16 @@ impl Supervisor {
         let known = self.known(&case.component).await?;
         let standing = standing(&known.record);
         let (within_hour, of_current) = restarts(&standing, case.at, known.current());
-        let is_to_blame = self.facts(policy, case, &known, &standing).blame(&policy.guards).is_ok();
+        let is_to_blame = Self::facts(policy, case, &known, &standing).blame(&policy.guards).is_ok();
         if of_current >= policy.guards.restarts_before_rollback && is_to_blame {
             return Ok(None);
         }
         if within_hour >= policy.guards.restarts_per_hour {
             return Err(Reason::RestartBudget { count: within_hour });
         }
-        match barred(&policy.guards, case.at, &standing, self.held(&known.record).await?) {
-            Some(reason @ (Reason::Held { .. } | Reason::Frozen { .. })) => return Err(reason),
-            _ => {}
+        let reason = barred(&policy.guards, case.at, &standing, self.held(&known.record).await?);
+        if let Some(reason @ (Reason::Held { .. } | Reason::Frozen { .. })) = reason {
+            return Err(reason);
         }
         let supervised = self.supervised(&case.component)?;
         let Some(restartable) = &supervised.restartable else {
@@ -134,7 +134,7 @@ impl Supervisor {
         let mut blamed = BTreeMap::new();
         let mut innocent: Option<Reason> = None;
         for (component, known) in &known {
-            match self.facts(policy, case, known, &standing(&known.record)).blame(&policy.guards) {
+            match Self::facts(policy, case, known, &standing(&known.record)).blame(&policy.guards) {
                 Ok(changed) => {
                     blamed.insert(component.clone(), changed);
                 }
@@ -200,7 +200,7 @@ impl Supervisor {
         entered.map(|_| Slot(&self.going)).map_err(|count| Reason::AtOnce { count })
     }
 
-    fn facts<'a>(&self, policy: &Policy, case: &Case, known: &'a Known, standing: &'a Standing) -> Facts<'a> {
+    fn facts<'a>(policy: &Policy, case: &Case, known: &'a Known, standing: &'a Standing) -> Facts<'a> {
         Facts {
             at: case.at,
             history: &known.history,
@@ -241,9 +241,10 @@ impl Supervisor {
                 _ => true,
             }
         };
-        let crossed = self.supervised(component)?.irreversible.iter();
-        let mut crossed = crossed.filter(|Irreversible { between, .. }| between.as_ref().is_none_or(crosses));
-        crossed.next().map_or(Ok(()), |one| Err(Reason::Irreversible(one.reason.clone())))
+        let irreversible = self.supervised(component)?.irreversible.iter();
+        let mut met =
+            irreversible.filter(|Irreversible { between, .. }| between.as_ref().is_none_or(crosses));
+        met.next().map_or(Ok(()), |one| Err(Reason::Irreversible(one.reason.clone())))
     }
 
     /// Records that what is in place is bad.

@@ -212,13 +212,13 @@ impl World<'_> {
                 watch.held_back = None;
                 let took = all.clock.now().since(case.since).as_secs_f64();
                 metrics::histogram!("rollback_breach_to_converged_seconds").record(took);
-                self.ran(&policy.name, &case.component, *ran);
+                self.ran(&policy.name, &case.component, &ran);
             }
         }
     }
 
     /// A run of a policy has ended, or was stopped.
-    pub(super) fn ran(&mut self, policy: &str, component: &ComponentId, ran: Ran) {
+    pub(super) fn ran(&mut self, policy: &str, component: &ComponentId, ran: &Ran) {
         let outcome = ran.report.outcome;
         let (kind, word) = (if ran.restart { "restart" } else { "rollback" }, format!("{outcome:?}"));
         metrics::counter!("rollback_runs_total", "kind" => kind, "outcome" => word).increment(1);
@@ -234,7 +234,7 @@ impl World<'_> {
             // The next supervisor goes on with it, and tells how it ended.
             return;
         }
-        self.teller.ended(Some(policy), &ran);
+        self.teller.ended(Some(policy), ran);
         let now = self.all.clock.now();
         if matches!(outcome, Outcome::Stuck | Outcome::Unfinished) {
             self.is_stuck(ran.report.run, component);

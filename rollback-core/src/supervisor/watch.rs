@@ -405,7 +405,7 @@ impl<'a> World<'a> {
                     }
                 }
                 match (ran, &state.cause) {
-                    (Ok(ran), Some(cause)) => self.ran(&cause.policy, &cause.component, ran),
+                    (Ok(ran), Some(cause)) => self.ran(&cause.policy, &cause.component, &ran),
                     (Err(error), _) => self.teller.cannot_resume(run, &error),
                     (Ok(_), None) => {}
                 }

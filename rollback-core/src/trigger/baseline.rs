@@ -40,11 +40,10 @@ impl Baseline {
     /// When it is read, for an evaluation at this time; never for a fixed number.
     pub(super) fn time(&self, at: Timestamp) -> Option<Timestamp> {
         match self {
-            Self::Fixed(_) => None,
+            // Of what was before a change, another time for each component.
+            Self::Fixed(_) | Self::BeforeChange => None,
             Self::Ago(time) => Some(at.saturating_sub(*time)),
             Self::At(time) => Some(*time),
-            // Another time for each component.
-            Self::BeforeChange => None,
         }
     }
 }

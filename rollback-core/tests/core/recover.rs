@@ -79,14 +79,14 @@ async fn crash_everywhere(policy: FailurePolicy, spoil: impl Fn(&[MemoryComponen
 
 #[tokio::test(start_paused = true)]
 async fn dropped_at_any_await_a_resumed_run_completes_and_writes_nothing_twice() {
-    let dropped = crash_everywhere(FailurePolicy::Halt, |_| {}, Outcome::Completed).await;
+    let dropped = Box::pin(crash_everywhere(FailurePolicy::Halt, |_| {}, Outcome::Completed)).await;
     assert!(dropped > 40, "dropped at {dropped} awaits only");
 }
 
 #[tokio::test(start_paused = true)]
 async fn dropped_at_any_await_of_a_compensation_a_resumed_run_ends_compensated() {
     let spoil = |all: &[MemoryComponent; 4]| all[3].set_settling_of("v2", Settling::Fails("no".into()));
-    let dropped = crash_everywhere(FailurePolicy::Compensate, spoil, Outcome::Compensated).await;
+    let dropped = Box::pin(crash_everywhere(FailurePolicy::Compensate, spoil, Outcome::Compensated)).await;
     assert!(dropped > 60, "dropped at {dropped} awaits only");
 }
 

@@ -59,7 +59,7 @@ struct People {
 
 #[async_trait]
 impl Notifier for People {
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "people"
     }
 
@@ -137,18 +137,9 @@ impl Shop {
             .with_clock(self.clock.clone())
     }
 
-    fn go(&self, supervisor: Supervisor) -> Going {
-        let stop = CancellationToken::new();
-        let task = tokio::spawn({
-            let stop = stop.clone();
-            async move { supervisor.run(stop).await }
-        });
-        Going { stop, task }
-    }
-
     /// Watches `web` by this policy.
     fn watch(&self, policy: Policy) -> Going {
-        self.go(self.supervisor(vec![Supervised::new(Arc::new(self.web.clone()))], vec![policy]))
+        go(self.supervisor(vec![Supervised::new(Arc::new(self.web.clone()))], vec![policy]))
     }
 
     fn told(&self) -> Vec<Happening> {
@@ -188,6 +179,16 @@ impl Shop {
 async fn current(component: &MemoryComponent) -> String {
     let history = component.history().await.unwrap();
     history.into_iter().find(|revision| revision.current).map(|revision| revision.id).unwrap_or_default()
+}
+
+/// Has a supervisor work, as a process of its own would.
+fn go(supervisor: Supervisor) -> Going {
+    let stop = CancellationToken::new();
+    let task = tokio::spawn({
+        let stop = stop.clone();
+        async move { supervisor.run(stop).await }
+    });
+    Going { stop, task }
 }
 
 struct Going {
@@ -438,7 +439,7 @@ async fn observing_says_what_it_would_do_and_writes_nothing() {
     let mut options = Options::default();
     options.observe = true;
     let supervisor = shop.supervisor(vec![Supervised::new(Arc::new(shop.web.clone()))], vec![shop.policy()]);
-    let going = shop.go(supervisor.with_options(options).with_listener(sender));
+    let going = go(supervisor.with_options(options).with_listener(sender));
     shop.deploy_bad("v2").await;
     minutes(10).await;
     going.end().await;
@@ -523,25 +524,27 @@ async fn a_run_that_its_supervisor_began_goes_on_and_that_of_a_human_does_not() 
 
 #[tokio::test(start_paused = true)]
 async fn of_two_supervisors_one_acts_and_the_other_takes_over() {
-    let shop = Arc::new(Shop::new());
+    let shared = Arc::new(Shop::new());
     let leases = MemoryLease::new(Duration::from_secs(15));
     let lead = |name: &str| {
         let lease = Leadership::new(Arc::new(leases.clone()), "shop", name).unwrap();
-        let (shop, stop) = (shop.clone(), CancellationToken::new());
+        let token = CancellationToken::new();
+        let shop = shared.clone();
+        let stopped = token.clone();
         let task = tokio::spawn({
-            let stop = stop.clone();
             async move {
                 let work = async |leading| {
                     let supervised =
                         vec![Supervised::new(Arc::new(shop.web.clone()) as Arc<dyn Rollbackable>)];
                     shop.supervisor(supervised, vec![shop.policy()]).run(leading).await
                 };
-                lease.keep(&stop, work).await
+                lease.keep(&stopped, work).await
             }
         });
-        Going { stop, task }
+        Going { stop: token, task }
     };
     let (first, second) = (lead("first"), lead("second"));
+    let shop = &*shared;
     shop.deploy_bad("v2").await;
     minutes(3).await;
     first.kill();
@@ -602,7 +605,7 @@ async fn a_proposal_is_kept_and_told_once_and_an_alert_does_nothing() {
     let mut policy = shop.policy();
     policy.actions = vec![Action::Propose];
     let supervised = vec![Supervised::new(Arc::new(shop.web.clone()) as Arc<dyn Rollbackable>)];
-    let going = shop.go(shop.supervisor(supervised, vec![policy]).with_proposals(shelf.clone()));
+    let going = go(shop.supervisor(supervised, vec![policy]).with_proposals(shelf.clone()));
     shop.deploy_bad("v2").await;
     minutes(20).await;
     assert_eq!(shop.told(), [Happening::Firing, Happening::Proposed]);
@@ -648,7 +651,7 @@ async fn of_a_plan_only_what_has_changed_moves_and_what_cannot_be_taken_back_sta
         }
         let mut policy = shop.policy();
         policy.plan = Some(blueprint.clone());
-        let going = shop.go(shop.supervisor(vec![web, Supervised::new(Arc::new(db.clone()))], vec![policy]));
+        let going = go(shop.supervisor(vec![web, Supervised::new(Arc::new(db.clone()))], vec![policy]));
         shop.deploy_bad("v2").await;
         minutes(6).await;
         assert_eq!((shop.revision().await.as_str(), current(&db).await.as_str()), (expected, "v2"));
@@ -670,9 +673,8 @@ struct Probes {
 impl HealthProbe for Probes {
     async fn probe(&self) -> Result<BTreeMap<String, Health>> {
         let failing = self.failing.lock().unwrap().clone();
-        let health = |name: &&'static str| match failing.contains(name) {
-            true => Health::Failed("500".into()),
-            false => Health::Healthy,
+        let health = |name: &&'static str| {
+            if failing.contains(name) { Health::Failed("500".into()) } else { Health::Healthy }
         };
         Ok(self.all.iter().map(|name| ((*name).to_owned(), health(name))).collect())
     }
@@ -690,7 +692,7 @@ async fn three_failures_in_a_row_restart_and_restarts_that_do_not_help_end_in_a_
     let probes = Arc::new(Probes { failing: Mutex::default(), all: vec!["a", "b", "c"] });
     let check = Arc::new(HealthCheck::new(probes.clone(), id("web")));
     let policy = Policy::new("health", check, [Action::Restart]);
-    let going = shop.go(shop.supervisor(vec![restartable(&shop.web)], vec![policy]));
+    let going = go(shop.supervisor(vec![restartable(&shop.web)], vec![policy]));
     minutes(10).await;
     shop.web.deploy("v2", &json!({"image": "web:2"}));
     minutes(1).await;
@@ -717,8 +719,8 @@ async fn restarts_are_bounded_and_most_instances_failing_is_no_matter_of_them() 
     let shop = Shop::new();
     let probes = Arc::new(Probes { failing: Mutex::new(vec!["b"]), all: vec!["a", "b", "c"] });
     let check = Arc::new(HealthCheck::new(probes.clone(), id("web")));
-    let going = shop
-        .go(shop
+    let going =
+        go(shop
             .supervisor(vec![restartable(&shop.web)], vec![Policy::new("health", check, [Action::Restart])]));
     // It has not changed: there is nothing to roll back.
     minutes(50).await;
@@ -847,7 +849,7 @@ async fn what_a_plan_moves_along_is_held_as_well_and_a_hold_stops_a_run_before_i
             steps: vec![step("web", Does::Return, &[]), step("db", Does::Restart, &["web"])],
         });
         let supervised = vec![Supervised::new(Arc::new(shop.web.clone()) as _), restartable(&db)];
-        let going = shop.go(shop.supervisor(supervised, vec![policy]));
+        let going = go(shop.supervisor(supervised, vec![policy]));
         let realm = Realm::new("memory");
         if late {
             // Long enough for a hold to come in between.

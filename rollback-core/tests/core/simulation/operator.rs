@@ -89,7 +89,7 @@ impl Operator {
             let components: Components = self.components().into_iter().collect();
             let engine = self.engine();
             self.process(engine.execute(&plan, &components, self.options(run))).await;
-            self.follow_up(run).await;
+            Box::pin(self.follow_up(run)).await;
         }
     }
 
