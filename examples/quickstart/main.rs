@@ -3,12 +3,14 @@
 //! `cargo run --example quickstart` needs no cluster and no server. [`release`] is the part to read for
 //! making something of your own roll back.
 
+mod automatic;
 mod release;
 mod service;
 mod story;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    story::tell(&mut std::io::stdout()).await?;
+    let reports = std::env::temp_dir().join(format!("rollback-quickstart-{}", std::process::id()));
+    story::tell(&mut std::io::stdout(), &reports).await?;
     Ok(())
 }

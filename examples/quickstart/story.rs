@@ -10,10 +10,11 @@ use rollback_core::{
     Target,
 };
 
+use super::automatic;
 use super::release::Release;
 use super::service::{Service, get};
 
-type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// Lays a release down that answers with this status, as a pipeline would.
 pub(crate) fn lay_down(root: &Path, release: &str, status: &str) -> io::Result<()> {
@@ -23,14 +24,22 @@ pub(crate) fn lay_down(root: &Path, release: &str, status: &str) -> io::Result<(
     fs::write(folder.join("page"), format!("Hello from {release}"))
 }
 
+/// Deploys a release: the link is replaced in one go.
+pub(crate) fn point_at(root: &Path, release: &str) -> io::Result<()> {
+    let new = root.join("new");
+    std::os::unix::fs::symlink(format!("releases/{release}"), &new)?;
+    fs::rename(new, root.join("current"))
+}
+
 /// Rolls a broken release back, and writes what happens to `out`.
-pub(crate) async fn tell(out: &mut impl Write) -> Result<RunReport> {
+/// Then the same without being asked; its report goes into `reports`.
+pub(crate) async fn tell(out: &mut impl Write, reports: &Path) -> Result<RunReport> {
     let folder = tempfile::tempdir()?;
     let root = folder.path();
     lay_down(root, "v3", "200 OK")?;
     lay_down(root, "v4", "200 OK")?;
     lay_down(root, "v5", "500 Internal Server Error")?;
-    std::os::unix::fs::symlink("releases/v5", root.join("current"))?;
+    point_at(root, "v5")?;
     let service = Service::start(root).await?;
 
     writeln!(out, "A service runs on this machine, from the folder that a link names:\n")?;
@@ -59,8 +68,9 @@ pub(crate) async fn tell(out: &mut impl Write) -> Result<RunReport> {
         out,
         "2. RUN    Every intent is recorded before its effect, so a crash at any point can be mended.\n"
     )?;
-    let engine = Engine::new(Arc::new(MemoryJournal::new()));
-    let components = Components::new().with(web);
+    let journal = Arc::new(MemoryJournal::new());
+    let engine = Engine::new(journal.clone()).with_ledger(journal.clone());
+    let components = Components::new().with(web.clone());
     let (sender, mut told) = tokio::sync::mpsc::unbounded_channel();
     let options = RunOptions { progress: Some(sender), ..RunOptions::by("quickstart") };
     let show = async {
@@ -79,6 +89,12 @@ pub(crate) async fn tell(out: &mut impl Write) -> Result<RunReport> {
         let message = step.message.as_deref().unwrap_or("nothing was seen");
         writeln!(out, "    step {}: {:?} at {}: {message}", step.id, step.outcome, step.to)?;
     }
+    show_answer(out, &service).await?;
+    writeln!(
+        out,
+        "4. WATCH  The same without being asked: a supervisor watches what clients of the service see.\n"
+    )?;
+    automatic::tell(out, root, (web, service.address), journal, reports).await?;
     show_answer(out, &service).await?;
     writeln!(out, "To make something of your own roll back, read examples/quickstart/release.rs.")?;
     Ok(report)

@@ -1,6 +1,8 @@
 //! The quickstart tells the truth, and its component keeps every promise.
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly, in its helpers too")]
 
+#[path = "../quickstart/automatic.rs"]
+mod automatic;
 #[path = "../quickstart/release.rs"]
 mod release;
 #[path = "../quickstart/service.rs"]
@@ -9,7 +11,7 @@ mod service;
 mod story;
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -32,9 +34,7 @@ const PASSWORD: &str = "correct-horse-battery-staple";
 
 impl Releases {
     fn point_at(&self, release: &str) {
-        let [link, new] = ["current", "new"].map(|name| self.root.path().join(name));
-        symlink(format!("releases/{release}"), &new).unwrap();
-        fs::rename(new, link).unwrap();
+        story::point_at(self.root.path(), release).unwrap();
     }
 
     fn content(release: &str) -> Value {
@@ -130,7 +130,8 @@ async fn a_release_edited_since_the_plan_is_a_conflict() {
 #[tokio::test]
 async fn the_story_ends_with_the_service_answering() {
     let mut out = Vec::new();
-    let report = story::tell(&mut out).await.unwrap();
+    let reports = tempfile::tempdir().unwrap();
+    let report = story::tell(&mut out, reports.path()).await.unwrap();
     assert_eq!(report.outcome, Outcome::Completed);
     let told = String::from_utf8(out).unwrap();
     let parts = [
@@ -141,10 +142,21 @@ async fn the_story_ends_with_the_service_answering() {
         "recorded: web is changed",
         "v4 answers 200 OK, 3 times in a row",
         "v4 says 200 OK",
+        "v6 is deployed, and fails",
+        "Firing: release/web: error-rate fires: ",
+        "Started: the rollback of release/web from v6 to v4 begins",
+        "Converged: the rollback of release/web from v6 to v4 is done and verified",
+        "Recovered: release/web: all is well again",
+        "v4 says 200 OK",
     ];
     let mut rest = told.as_str();
     for part in parts {
         let Some(at) = rest.find(part) else { panic!("{part:?} should come next in:\n{told}") };
         rest = rest.split_at(at).1;
     }
+    let mut written: Vec<_> =
+        fs::read_dir(reports.path()).unwrap().map(|file| file.unwrap().path()).collect();
+    written.sort();
+    let ends: Vec<_> = written.iter().filter_map(|path| path.extension()?.to_str()).collect();
+    assert_eq!(ends, ["html", "json", "md", "svg"]);
 }
