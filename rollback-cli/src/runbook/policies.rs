@@ -86,6 +86,8 @@ struct When {
     /// The readiness of pods, as Kubernetes tells it.
     ready: Option<Ready>,
     consecutive_failures: Option<u32>,
+    /// How long after its start a pod may fail.
+    grace: Option<Time>,
     every: Option<Time>,
     all_of: Option<Vec<When>>,
     any_of: Option<Vec<When>>,
@@ -650,6 +652,10 @@ impl When {
             _ => Err(Error::new(ErrorKind::InvalidConfig, "only a workload has pods to ask")),
         };
         let patience = |time: Option<Time>| time.map_or(Duration::from_secs(2), |time| time.0);
+        let of_pods = |probe: PodProbe| match self.grace {
+            Some(Time(grace)) => Arc::new(probe.with_grace(grace)) as Arc<dyn HealthProbe>,
+            None => Arc::new(probe),
+        };
         if let Some(http) = &self.http {
             let mut check = HttpCheck::default();
             check.timeout = patience(http.timeout);
@@ -662,7 +668,7 @@ impl When {
                 (Some(pods), _) => {
                     check.path = pods.path.clone().unwrap_or_else(|| "/".into());
                     check.scheme = if pods.tls { Scheme::Https } else { Scheme::Http };
-                    Arc::new(PodProbe::http(&workload()?, port(&pods.port), check)?)
+                    of_pods(PodProbe::http(&workload()?, port(&pods.port), check)?)
                 }
                 (None, Some(url)) => Arc::new(AddressProbe::http(url, check)?),
                 (None, None) => return Err(Error::new(ErrorKind::InvalidConfig, "http asks nobody")),
@@ -671,13 +677,13 @@ impl When {
         if let Some(tcp) = &self.tcp {
             return Ok(match (&tcp.pods, &tcp.address) {
                 (Some(pods), _) => {
-                    Arc::new(PodProbe::tcp(&workload()?, port(&pods.port), patience(tcp.timeout))?)
+                    of_pods(PodProbe::tcp(&workload()?, port(&pods.port), patience(tcp.timeout))?)
                 }
                 (None, Some(address)) => Arc::new(AddressProbe::tcp(address, patience(tcp.timeout))?),
                 (None, None) => return Err(Error::new(ErrorKind::InvalidConfig, "tcp asks nobody")),
             });
         }
-        Ok(Arc::new(PodProbe::readiness(&workload()?)))
+        Ok(of_pods(PodProbe::readiness(&workload()?)))
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 use std::process::Stdio;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use rollback_tests::{AlertmanagerServer, Namespace, Output, PrometheusServer, Receiver, Testbed, objects};
@@ -16,7 +16,7 @@ use crate::{command, deployed, finish, image, json};
 
 /// A service whose share of errors the test sets, with what watches it.
 struct World {
-    namespace: Namespace,
+    namespace: Arc<Namespace>,
     prometheus: Arc<PrometheusServer>,
     chat: Receiver,
     folder: TempDir,
@@ -27,7 +27,7 @@ struct World {
 impl World {
     /// A Deployment `web` in its second version, `app:1` before `app:2`, and traffic of a hundred requests a second.
     async fn new(policies: &str, more: &str) -> Self {
-        let namespace = deployed("web", &["app:0", "app:1"]).await;
+        let namespace = Arc::new(deployed("web", &["app:0", "app:1"]).await);
         namespace.rolled_out("Deployment", "web").await;
         let prometheus = Arc::new(PrometheusServer::start().await);
         let failing = Arc::new(AtomicU32::new(0));
@@ -408,4 +408,112 @@ async fn a_check_lists_all_that_fails_and_sends_a_test_message() {
     let failed: Vec<_> =
         checks.as_array().unwrap().iter().filter(|c| c["ok"] == false).map(|c| c["check"].clone()).collect();
     assert_eq!(failed, ["web", "policy error-rate"], "{checks:#}");
+}
+
+/// Answers every request at these addresses and one port: well at the first, and not at the second. Answers the port.
+fn serve() -> u16 {
+    let well = std::net::TcpListener::bind("127.0.0.2:0").unwrap();
+    let port = well.local_addr().unwrap().port();
+    let failing = std::net::TcpListener::bind(("127.0.0.3", port)).unwrap();
+    for (listener, status) in [(well, "200 OK"), (failing, "500 Internal Server Error")] {
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let Ok(mut stream) = stream else { continue };
+                let _ = std::io::Read::read(&mut stream, &mut [0; 4096]);
+                let head = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+                let _ = std::io::Write::write_all(&mut stream, head.as_bytes());
+            }
+        });
+    }
+    port
+}
+
+/// Gives every pod an address; once it is sick, one of those of this image gets one that fails.
+async fn addresses(namespace: &Weak<Namespace>, failing_image: &str, sick: &AtomicBool) {
+    while let Some(namespace) = namespace.upgrade() {
+        let pods = namespace.list("Pod", "app=web").await;
+        let is_bad = |pod: &Value| pod["spec"]["containers"][0]["image"] == failing_image;
+        let mut one_fails = pods.iter().any(|pod| {
+            pod["status"]["podIP"] == "127.0.0.3" && pod["metadata"]["deletionTimestamp"].is_null()
+        });
+        // Until it is ready, the stand-in for its kubelet sets its address.
+        let is_ready = |pod: &&Value| {
+            let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            conditions.iter().any(|one| one["type"] == "Ready" && one["status"] == "True")
+        };
+        for pod in pods.iter().filter(is_ready) {
+            let fails = is_bad(pod) && !one_fails && sick.load(Ordering::SeqCst);
+            one_fails |= fails;
+            let is_new = !["127.0.0.2", "127.0.0.3"].map(Value::from).contains(&pod["status"]["podIP"]);
+            if !fails && !is_new {
+                continue;
+            }
+            let address = if fails { "127.0.0.3" } else { "127.0.0.2" };
+            let path = format!("{}/status", namespace.path("Pod", pod["metadata"]["name"].as_str().unwrap()));
+            let change = json!({"status": {"podIP": address, "podIPs": [{"ip": address}]}});
+            // One that has just gone needs none.
+            let _ = namespace
+                .request(reqwest::Method::PATCH, &path, "application/merge-patch+json", change)
+                .await;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_latency_is_told_alone_and_pods_that_fail_are_restarted_until_that_does_not_help() {
+    let policies = format!(
+        "
+  - name: latency-p99
+    component: web
+    when:
+      prometheus: {{ url: PROMETHEUS, query: p99_seconds }}
+      aboveBaseline: 2
+      baseline: {{ beforeChange: true }}
+      for: 2s
+      every: 500ms
+    actions: [alert]
+  - name: health
+    component: web
+    when:
+      http: {{ pods: {{ port: {}, path: /healthz }}, timeout: 1s }}
+      consecutiveFailures: 3
+      every: 500ms
+      grace: 1s
+    target: previous
+    actions: [restart]
+",
+        serve()
+    );
+    let world = World::new(&policies, "").await;
+    let namespace = Arc::downgrade(&world.namespace);
+    let sick = Arc::new(AtomicBool::new(false));
+    tokio::spawn({
+        let sick = sick.clone();
+        async move { addresses(&namespace, "app:2", &sick).await }
+    });
+    world.namespace.merge("Deployment", "web", &json!({"spec": {"replicas": 3}})).await;
+    world.prometheus.show("p99_seconds", 0.1);
+    world.prometheus.wait("p99_seconds").await;
+    let watching = world.watch(&[]).await;
+    world.deploy("app:2").await;
+    world.prometheus.show("p99_seconds", 0.5);
+    world.until_told("latency-p99 fires").await;
+    assert_eq!(world.runs().await.len(), 0);
+    sick.store(true, Ordering::SeqCst);
+    world.until("the image is the older one", async || image(&world.namespace, "web").await == "app:1").await;
+    let runs = world.runs().await;
+    let mut kinds = Vec::new();
+    for run in runs.iter().rev() {
+        let report =
+            json(&world.call(&["report", run["run"].as_str().unwrap(), "--format", "json"]).await.ok());
+        kinds.push((report["trigger"]["policy"].clone(), report["changes"][0]["kind"].clone()));
+    }
+    let kinds: Vec<_> =
+        kinds.iter().map(|(policy, kind)| (policy.as_str().unwrap(), kind.as_str().unwrap())).collect();
+    assert_eq!(kinds, [("health", "restart"), ("health", "restart"), ("health", "rollback")]);
+    // Not a restarted copy of the bad one: exactly the template that was.
+    let live = world.namespace.get("Deployment", "web").await;
+    assert!(live["spec"]["template"]["metadata"]["annotations"].is_null(), "{live:#}");
+    watching.end().await;
 }

@@ -54,6 +54,9 @@ impl World<'_> {
                 // What it sees is of before, or of the change itself.
                 if let Some(watched) = self.watched.get_mut(place) {
                     watched.memory.trigger.forget(&component);
+                    if let Some(watch) = watched.memory.watches.get_mut(&component.to_string()) {
+                        watch.blind_since = None;
+                    }
                     watched.dirty = true;
                 }
                 continue;
