@@ -197,6 +197,10 @@ pub(crate) enum Command {
     #[command(after_help = "Example:
   rollback crd | kubectl apply -f -")]
     Crd,
+    /// Prints the JSON Schema of the runbook, by which editors complete and check it
+    #[command(after_help = "Example:
+  rollback schema > runbook.schema.json")]
+    Schema,
     /// Prints the completion script of a shell
     #[command(after_help = "Example:
   source <(rollback completions bash)")]

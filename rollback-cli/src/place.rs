@@ -327,7 +327,7 @@ pub(crate) async fn rebuild(app: &App, known: &[Locator], plan: Plan) -> Result<
     for part in &parts {
         part.first_contact().await?;
     }
-    Ok(Prepared { servers: Servers::with(cluster), parts, plan, locators })
+    Ok(Prepared { servers: Servers::with(cluster), parts, plan, locators, irreversible: Vec::new() })
 }
 
 /// The component of this id in a cluster.

@@ -5,7 +5,7 @@ use std::io::IsTerminal as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dialoguer::Confirm;
+use dialoguer::{Confirm, Input};
 use futures::future::join_all;
 use rollback_core::{
     ChangeKind, ComponentId, Components, Engine, Error, ErrorKind, Locator, Plan, Retention, RunId,
@@ -30,6 +30,8 @@ pub(crate) struct Prepared {
     pub(crate) plan: Plan,
     /// Where another command finds the components again.
     pub(crate) locators: Vec<Locator>,
+    /// What it crosses of what the runbook says cannot be taken back.
+    pub(crate) irreversible: Vec<String>,
 }
 
 impl Prepared {
@@ -98,12 +100,25 @@ pub(crate) fn refuse_silence(yes: bool, command: &str) -> Result<(), Failure> {
 }
 
 /// Shows the plan, asks, and carries it out.
-pub(crate) async fn run(app: &App, prepared: &Prepared, kept: &Kept, how: How<'_>) -> Result<Exit, Failure> {
+pub(crate) async fn run(
+    app: &App,
+    prepared: &Prepared,
+    kept: &Kept,
+    mut how: How<'_>,
+) -> Result<Exit, Failure> {
     let plan = &prepared.plan;
     app.until_stopped(kept.check_free(app, &prepared.parts)).await?;
     let asks = !how.run.is_some_and(|run| run.yes) && !plan.is_noop();
     if asks || !is_quiet(app, plan) {
         output::say(table::plan(plan, console::colors_enabled_stderr()).trim_end());
+    }
+    if let (Some(crossed), None) = (prepared.irreversible.first(), &how.reason) {
+        let refused = || {
+            Error::new(ErrorKind::Refused, crossed.clone())
+                .with_hint("go on all the same with: --reason TEXT, which is put on record")
+        };
+        how.reason =
+            Some(if asks { app.until_stopped(ask_why()).await? } else { return Err(refused().into()) });
     }
     if asks {
         let answer = app.until_stopped(confirm(prepared, kept)).await;
@@ -187,6 +202,17 @@ async fn confirm(prepared: &Prepared, kept: &Kept) -> Result<(), Failure> {
         Ok(Ok(true)) => Ok(()),
         Ok(Ok(false)) => Err(Error::new(ErrorKind::Refused, "answered no, nothing was changed").into()),
         Ok(Err(_)) | Err(_) => Err(Failure::interrupted()),
+    }
+}
+
+/// Has the reason typed for what cannot be taken back.
+async fn ask_why() -> Result<String, Failure> {
+    let prompt = "It crosses what cannot be taken back. Why all the same?";
+    let typed =
+        tokio::task::spawn_blocking(move || Input::<String>::new().with_prompt(prompt).interact_text());
+    match typed.await {
+        Ok(Ok(reason)) if !reason.trim().is_empty() => Ok(reason),
+        _ => Err(Failure::interrupted()),
     }
 }
 

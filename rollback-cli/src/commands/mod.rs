@@ -57,6 +57,10 @@ pub(crate) async fn run(app: &App, command: Command) -> Result<Exit, Failure> {
             output::print(CUSTOM_RESOURCE_DEFINITION);
             Ok(Exit::Done)
         }
+        Command::Schema => {
+            output::print(&format!("{:#}\n", crate::runbook::schema()));
+            Ok(Exit::Done)
+        }
         Command::Completions { shell } => {
             completions(shell);
             Ok(Exit::Done)

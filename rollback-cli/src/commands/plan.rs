@@ -106,14 +106,28 @@ pub(crate) async fn make(
     if let Some(cluster) = servers.cluster() {
         lease::warn(cluster, &mut plan).await;
     }
+    let mut irreversible = Vec::new();
     for (step, part) in steps.iter().zip(&parts) {
-        let told = app.runbook.iter().flat_map(|runbook| runbook.irreversible(&step.component.written));
-        for warning in told {
+        let declared = app.runbook.iter().flat_map(|runbook| runbook.never_crossed(&step.component.written));
+        let declared: Vec<_> = declared.collect();
+        if declared.is_empty() {
+            continue;
+        }
+        let history = part.component().history().await?;
+        for one in &declared {
+            if !one.is_crossed(&plan, part.id(), &history) {
+                continue;
+            }
+            let between = one.between.as_ref();
+            let between =
+                between.map(|(older, newer)| format!(" between {older} and {newer}")).unwrap_or_default();
+            let warning = format!("the runbook says that it cannot be taken back{between}: {}", one.reason);
             plan.warn(part.id(), &warning);
+            irreversible.push(format!("{}: {warning}", part.id()));
         }
     }
     let locators = place::locators(app, &servers, &parts, &settings.workload)?;
-    Ok(Prepared { servers, parts, plan, locators })
+    Ok(Prepared { servers, parts, plan, locators, irreversible })
 }
 
 /// The steps of a plan of the runbook, or the return of each component that was typed.

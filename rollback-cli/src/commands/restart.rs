@@ -49,7 +49,7 @@ pub(crate) async fn run(app: &App, args: RestartArgs) -> Result<Exit, Failure> {
             let plan = planner.plan().await?;
             let parts = vec![part];
             let locators = place::locators(app, &servers, &parts, &WorkloadOptions::default())?;
-            Ok(Prepared { servers, parts, plan, locators })
+            Ok(Prepared { servers, parts, plan, locators, irreversible: Vec::new() })
         })
         .await?;
     // Evicting one pod after the other waits for each to be replaced.

@@ -62,7 +62,7 @@ async fn kept(app: &App, path: &Path) -> Result<Prepared, Failure> {
     }
     super::plan::first_contact(&parts).await?;
     let locators = place::locators(app, &servers, &parts, &settings.workload)?;
-    Ok(Prepared { servers, parts, plan, locators })
+    Ok(Prepared { servers, parts, plan, locators, irreversible: Vec::new() })
 }
 
 /// Lets the server check every change.

@@ -2,6 +2,7 @@
 
 mod notify;
 mod policies;
+mod schema;
 mod units;
 
 use std::collections::BTreeSet;
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rollback_core::{Error, ErrorKind, FailurePolicy, Result};
 use rollback_k8s::WorkloadKind;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::naming::{self, Component, Kind, Pinned};
@@ -16,8 +18,10 @@ use crate::parts;
 
 use notify::{IncidentsEntry, NotifyEntry, SupervisorEntry};
 use policies::PolicyEntry;
+use schema::Places;
 
 pub(crate) use policies::Named;
+pub(crate) use schema::schema;
 
 /// The file that is read where none is named.
 pub(crate) const DEFAULT: &str = "rollback.yaml";
@@ -62,7 +66,7 @@ pub(crate) enum Does {
     Restart,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct File {
     api_version: String,
@@ -87,13 +91,13 @@ struct File {
     journal: Option<JournalEntry>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Metadata {
     name: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Entry {
     name: String,
@@ -105,7 +109,7 @@ struct Entry {
     environment: Option<Environment>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Environment {
     /// A folder, from that of the runbook, or a URL.
@@ -116,7 +120,7 @@ struct Environment {
     prune: bool,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Irreversible {
     component: String,
@@ -125,14 +129,14 @@ struct Irreversible {
     reason: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Object {
     namespace: Option<String>,
     name: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Mlflow {
     tracking_uri: Option<String>,
@@ -141,7 +145,7 @@ struct Mlflow {
     alias: Option<String>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct PlanEntry {
     name: String,
@@ -149,14 +153,14 @@ struct PlanEntry {
     steps: Vec<StepEntry>,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 enum OnFailure {
     Halt,
     Compensate,
     Continue,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct StepEntry {
     component: Option<String>,
@@ -166,14 +170,14 @@ struct StepEntry {
     follows: Option<String>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct JournalEntry {
     sqlite: Option<PathBuf>,
     kubernetes: Option<InCluster>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct InCluster {
     namespace: Option<String>,
@@ -203,7 +207,13 @@ impl Runbook {
     }
 
     fn parse(text: &str, path: &Path) -> std::result::Result<Self, Vec<String>> {
-        // The error says where, by line and column.
+        // What is no YAML says where, by line and column.
+        let document: serde_json::Value = serde_yaml_ng::from_str(text).map_err(|e| vec![e.to_string()])?;
+        let places = Places::of(text);
+        let shape = schema::faults(&document);
+        if !shape.is_empty() {
+            return Err(shape.iter().map(|(pointer, fault)| places.with(pointer, fault)).collect());
+        }
         let file: File = serde_yaml_ng::from_str(text).map_err(|e| vec![e.to_string()])?;
         let mut faults = Vec::new();
         if (file.api_version.as_str(), file.kind.as_str()) != ("rollback.dev/v1alpha1", "Runbook") {
@@ -263,7 +273,7 @@ impl Runbook {
             entry.check(&format!("notify[{index}]"), &mut faults);
         }
         if !faults.is_empty() {
-            return Err(faults);
+            return Err(faults.iter().map(|fault| places.told(fault)).collect());
         }
         Ok(Self {
             path: path.to_owned(),
@@ -353,19 +363,6 @@ impl Runbook {
         let mut steps = self.plans.iter().flat_map(|plan| &plan.steps);
         let step = steps.find(|step| step.component.as_deref() == Some(name) && step.follows.is_some())?;
         self.component(step.follows.as_deref()?)
-    }
-
-    /// What the runbook says cannot be taken back of a component.
-    pub(crate) fn irreversible(&self, name: &str) -> impl Iterator<Item = String> {
-        let entries = self.irreversible.iter().filter(move |entry| entry.component == name);
-        entries.map(|entry| {
-            let between = if entry.between.is_empty() {
-                String::new()
-            } else {
-                format!(" between {}", entry.between.join(" and "))
-            };
-            format!("the runbook says that it cannot be taken back{between}: {}", entry.reason)
-        })
     }
 
     /// The registry of its models, where all have the same.
@@ -574,6 +571,63 @@ journal: { sqlite: runs.db }
         assert!(faults.contains("in a circle: registry, serving, loader"), "{faults}");
         let text = MODEL.replace("follows: registry", "follows: loader");
         assert!(parse(&text).unwrap_err().join("\n").contains("loader is no model"));
+    }
+
+    #[test]
+    fn every_section_of_a_whole_runbook_is_understood() {
+        let runbook = parse(include_str!("../../tests/runbooks/inflow-staging.yaml")).unwrap();
+        assert_eq!((runbook.name(), runbook.all().len()), ("inflow-staging", 4));
+        assert_eq!((runbook.policies.len(), runbook.notify.len()), (4, 2));
+        assert!(runbook.has_policies() && runbook.incidents().unwrap().due.is_some());
+        assert_eq!(runbook.never_crossed("staging")[0].reason, "drops a column");
+    }
+
+    #[test]
+    fn what_is_of_no_right_form_is_told_all_at_once_with_line_and_column() {
+        let text = include_str!("../../tests/runbooks/inflow-staging.yaml");
+        let text = text
+            .replace("namespace: inflow-staging, name: inference-service", "namespac: a, name: b")
+            .replace("above: 5%, for: 5m, every: 15s", "above: 5%, for: soon, evry: 15s")
+            .replace("aboveBaseline: 2", "aboveBaseline: twice")
+            .replace("apiVersion: rollback.dev/v1alpha1", "apiVersion: 1");
+        let faults = parse(&text).unwrap_err();
+        let all = faults.join("\n");
+        for part in [
+            "line 6, column 19: unknown field namespac, did you mean namespace?",
+            "unknown field evry, did you mean every?",
+            "line 25, column 99: it is not of the right form: a duration is",
+            "line 31, column 51: it is of the wrong type: number is wanted",
+            "line 1, column 1: it is of the wrong type: string is wanted",
+        ] {
+            assert!(all.contains(part), "{part}:\n{all}");
+        }
+        assert_eq!(faults.len(), 5, "{all}");
+        assert!(faults.iter().all(|fault| fault.starts_with("line ")), "{all}");
+    }
+
+    #[test]
+    fn a_secret_that_is_written_here_is_refused_and_not_repeated() {
+        let text = include_str!("../../tests/runbooks/inflow-staging.yaml");
+        let text = text.replace("token: { env: SLACK_BOT_TOKEN }", "token: xoxb-hunter2");
+        let faults = parse(&text).unwrap_err().join("\n");
+        assert!(faults.contains("a secret is given by env") && !faults.contains("hunter2"), "{faults}");
+    }
+
+    #[test]
+    fn policies_that_mean_nothing_are_told_with_their_place() {
+        let text = include_str!("../../tests/runbooks/inflow-staging.yaml");
+        let text = text
+            .replace("component: inference-service          # or plan: model", "component: nobody")
+            .replace("consecutiveFailures: 3", "for: 3s")
+            .replace("actions: [alert, rollback]", "actions: [rollback, propose]");
+        let faults = parse(&text).unwrap_err().join("\n");
+        for part in [
+            "policies[0] (error-rate): nobody is no component of the runbook",
+            "policies[0] (error-rate): it either rolls back or proposes to",
+            "policies[2] (health).when: a probe fails consecutiveFailures times",
+        ] {
+            assert!(faults.contains(part), "{part}:\n{faults}");
+        }
     }
 
     #[test]

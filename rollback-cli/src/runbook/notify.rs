@@ -6,12 +6,13 @@ use std::sync::Arc;
 use rollback_core::supervisor::Options;
 use rollback_core::{Notifier, Result};
 use rollback_notify::{Alertmanager, AlertmanagerConfig, Slack, SlackConfig, Webhook, WebhookConfig};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Runbook;
 use super::units::{Secret, Time};
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct NotifyEntry {
     slack: Option<SlackEntry>,
@@ -19,7 +20,7 @@ pub(super) struct NotifyEntry {
     webhook: Option<WebhookEntry>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct SlackEntry {
     token: Option<Secret>,
@@ -28,7 +29,7 @@ struct SlackEntry {
     api_url: Option<String>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct AlertmanagerEntry {
     url: String,
@@ -40,7 +41,7 @@ struct AlertmanagerEntry {
     ca_path: Option<PathBuf>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct WebhookEntry {
     url: String,
@@ -49,7 +50,7 @@ struct WebhookEntry {
 }
 
 /// Where the reports of incidents go.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct IncidentsEntry {
     directory: PathBuf,
@@ -57,7 +58,7 @@ pub(super) struct IncidentsEntry {
 }
 
 /// How the supervisor works.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(super) struct SupervisorEntry {
     observe_every: Option<Time>,

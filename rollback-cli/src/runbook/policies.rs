@@ -13,6 +13,7 @@ use rollback_core::trigger::{
 use rollback_core::{ComponentId, Error, ErrorKind, Result, Timestamp};
 use rollback_k8s::probe::{AddressProbe, HttpCheck, PodPort, PodProbe, Scheme};
 use rollback_prometheus::{Convention, Prometheus, PrometheusConfig};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::units::{Number, Secret, Time};
@@ -20,7 +21,7 @@ use super::{Planned, Runbook};
 use crate::naming::{Component, Kind};
 use crate::parts::Part;
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct PolicyEntry {
     pub(super) name: String,
@@ -37,7 +38,7 @@ pub(super) struct PolicyEntry {
 }
 
 /// One query for all components of a kind.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct ForEach {
     deployment: Option<Labels>,
@@ -46,7 +47,7 @@ struct ForEach {
     inference_service: Option<Labels>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Labels {
     namespace_label: String,
@@ -66,7 +67,7 @@ impl ForEach {
     }
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 struct When {
     prometheus: Option<PrometheusEntry>,
@@ -94,7 +95,7 @@ struct When {
     not: Option<Box<When>>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct PrometheusEntry {
     url: String,
@@ -113,7 +114,7 @@ struct PrometheusEntry {
     timeout: Option<Time>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Common {
     #[serde(rename = "of")]
@@ -123,7 +124,7 @@ struct Common {
     window: Option<Time>,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 enum Names {
     HttpServer,
@@ -132,7 +133,7 @@ enum Names {
     Knative,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct BaselineEntry {
     offset: Option<Time>,
@@ -141,14 +142,14 @@ struct BaselineEntry {
     before_change: bool,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Breaches {
     count: u32,
     of: u32,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct HttpEntry {
     pods: Option<PodsHttp>,
@@ -161,7 +162,7 @@ struct HttpEntry {
     insecure_tls: bool,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct PodsHttp {
     port: PortEntry,
@@ -170,14 +171,14 @@ struct PodsHttp {
     tls: bool,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(untagged)]
 enum PortEntry {
     Number(u16),
     Name(String),
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct TcpEntry {
     pods: Option<PodsTcp>,
@@ -185,27 +186,27 @@ struct TcpEntry {
     timeout: Option<Time>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct PodsTcp {
     port: PortEntry,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Ready {
     #[allow(dead_code, reason = "there is nothing else whose readiness is told")]
     pods: bool,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 enum GoalEntry {
     LastGood,
     Previous,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 enum ActionEntry {
     Alert,
@@ -214,7 +215,7 @@ enum ActionEntry {
     Propose,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 struct GuardsEntry {
     changed_within: Option<Time>,
@@ -227,10 +228,12 @@ struct GuardsEntry {
     freeze: Vec<FreezeEntry>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct FreezeEntry {
+    #[schemars(with = "String")]
     from: Timestamp,
+    #[schemars(with = "String")]
     until: Timestamp,
     reason: String,
 }

@@ -1,11 +1,13 @@
 //! Values as people write them: `5m`, `5%`, and where a secret is.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::fmt::friendly::SpanParser;
 use rollback_core::{Error, ErrorKind, Result};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer};
 
@@ -28,6 +30,20 @@ impl<'de> Deserialize<'de> for Time {
             }
         }
         deserializer.deserialize_any(Text)
+    }
+}
+
+impl JsonSchema for Time {
+    fn schema_name() -> Cow<'static, str> {
+        "Time".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "description": "A duration such as 30s, 5m, 48h or 1d.",
+            "pattern": "^([0-9]+ *[a-zA-Zµ]+ *)+$",
+        })
     }
 }
 
@@ -83,9 +99,23 @@ impl<'de> Deserialize<'de> for Number {
     }
 }
 
+impl JsonSchema for Number {
+    fn schema_name() -> Cow<'static, str> {
+        "Number".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": ["number", "string"],
+            "description": "A number such as 0.05, or a share such as 5%.",
+            "pattern": "^-?[0-9]+(\\.[0-9]+)? *%?$",
+        })
+    }
+}
+
 /// Where a secret is. It never is in the runbook.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "the place of a secret, env or file, and never the secret itself")]
 pub(crate) struct Secret {
     env: Option<String>,
     file: Option<PathBuf>,

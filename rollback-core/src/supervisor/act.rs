@@ -230,21 +230,10 @@ impl Supervisor {
         plan: &Plan,
         known: Option<&Known>,
     ) -> Result<(), Reason> {
-        let rollbacks = || plan.changes_of(component).filter(|change| change.kind == ChangeKind::Rollback);
-        let (Some(first), Some(last)) = (rollbacks().next(), rollbacks().last()) else { return Ok(()) };
-        let place = |id: &str| known?.history.iter().position(|revision| revision.id == *id);
-        let crosses = |between: &(String, String)| {
-            let (older, newer) = between;
-            match (place(&first.from.id), place(&last.to.id), place(older), place(newer)) {
-                // Newest first: it begins at or above the newer one and ends at or below the older one.
-                (Some(from), Some(to), Some(older), Some(newer)) => from <= newer && to >= older,
-                _ => true,
-            }
-        };
-        let irreversible = self.supervised(component)?.irreversible.iter();
-        let mut met =
-            irreversible.filter(|Irreversible { between, .. }| between.as_ref().is_none_or(crosses));
-        met.next().map_or(Ok(()), |one| Err(Reason::Irreversible(one.reason.clone())))
+        let history = known.map(|known| known.history.as_slice()).unwrap_or_default();
+        let mut irreversible = self.supervised(component)?.irreversible.iter();
+        let met = irreversible.find(|one: &&Irreversible| one.is_crossed(plan, component, history));
+        met.map_or(Ok(()), |one| Err(Reason::Irreversible(one.reason.clone())))
     }
 
     /// Records that what is in place is bad.

@@ -57,8 +57,9 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Clock, ComponentId, Components, Engine, Error, ErrorKind, Lease, Ledger, Locator, Notification, Outbox,
-    Plan, Realm, Record, Restartable, Result, Rollbackable, RunId, RunSettings, SystemClock, Timestamp,
+    ChangeKind, Clock, ComponentId, Components, Engine, Error, ErrorKind, Lease, Ledger, Locator,
+    Notification, Outbox, Plan, Realm, Record, Restartable, Result, Revision, Rollbackable, RunId,
+    RunSettings, SystemClock, Timestamp,
 };
 
 pub use hold::{Holding, everything};
@@ -97,6 +98,26 @@ pub struct Irreversible {
     pub between: Option<(String, String)>,
     /// Why.
     pub reason: String,
+}
+
+impl Irreversible {
+    /// Whether a plan crosses it, by the history of its component: where a revision is not known there, it does.
+    pub fn is_crossed(&self, plan: &Plan, component: &ComponentId, history: &[Revision]) -> bool {
+        let rollbacks = || {
+            let changes = plan.changes_of(component);
+            changes.filter(|change| change.kind == ChangeKind::Rollback && !change.is_noop())
+        };
+        let (Some(first), Some(last)) = (rollbacks().next(), rollbacks().last()) else { return false };
+        let Some((older, newer)) = &self.between else { return true };
+        let place = |id: &str| history.iter().position(|revision| revision.id == *id);
+        match (place(&first.from.id), place(&last.to.id), place(older), place(newer)) {
+            // Newest first: it begins at or above the newer one and ends at or below the older one, or the other way.
+            (Some(from), Some(to), Some(older), Some(newer)) => {
+                (from <= newer && to >= older) || (from >= older && to <= newer)
+            }
+            _ => true,
+        }
+    }
 }
 
 /// Keeps the plan of a proposal; answers the command that carries it out.
