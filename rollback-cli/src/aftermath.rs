@@ -42,20 +42,22 @@ impl<'a> Aftermath<'a> {
             output::say(&format!("warning: nobody is told: {}", told(&error.report().message)));
             None
         });
-        let outbox = notifiers.filter(|all| !all.is_empty()).map(|all| Outbox::new(all, kept.ledger.clone()));
+        let outbox = notifiers
+            .filter(|all| !all.is_empty())
+            .map(|all| Outbox::new(all, kept.ledger.clone()).of("by hand"));
         Self { app, kept, outbox }
     }
 
     /// Tells that a run begins, and keeps automation off its components; the run waits only a moment for it.
-    pub(crate) async fn begins(&self, plan: &Plan, options: &RunOptions) {
-        if !plan.is_noop() && timeout(PATIENCE, self.begin(plan, options)).await.is_err() {
+    pub(crate) async fn begins(&self, plan: &Plan, options: &RunOptions, resumed: bool) {
+        if !plan.is_noop() && timeout(PATIENCE, self.begin(plan, options, resumed)).await.is_err() {
             output::say(
                 "warning: what is known of the components is not written in time: automation is not kept off",
             );
         }
     }
 
-    async fn begin(&self, plan: &Plan, options: &RunOptions) {
+    async fn begin(&self, plan: &Plan, options: &RunOptions, resumed: bool) {
         let now = SystemClock.now();
         let is_watched = self.app.runbook.as_ref().is_some_and(Runbook::has_policies);
         if self.kept.durable && (is_watched || self.kept.in_cluster) {
@@ -72,7 +74,8 @@ impl<'a> Aftermath<'a> {
                 }
             }
         }
-        let Some(outbox) = &self.outbox else { return };
+        // That one goes on is told once it has ended.
+        let Some(outbox) = self.outbox.as_ref().filter(|_| !resumed) else { return };
         let moves = Move::all(plan);
         let names: Vec<_> = moves.iter().map(|one| one.component.to_string()).collect();
         let run: RunId = options.run;
@@ -96,17 +99,21 @@ impl<'a> Aftermath<'a> {
     }
 
     /// Tells that a run did not begin after all.
-    pub(crate) async fn refused(&self, run: RunId, error: &Error) {
+    pub(crate) async fn refused(&self, run: RunId, resumed: bool, error: &Error) {
+        let told = self.tell_refused(run, resumed, error);
+        let _ = timeout(PATIENCE, told).await;
+    }
+
+    async fn tell_refused(&self, run: RunId, resumed: bool, error: &Error) {
         let Some(outbox) = &self.outbox else { return };
+        let what =
+            if resumed { "the run does not go on" } else { "the run did not begin, and nothing was changed" };
         let message = Notification {
             id: format!("{run}-refused"),
             at: SystemClock.now(),
             event: Happening::Failed,
             thread: run.to_string(),
-            summary: format!(
-                "the run did not begin, and nothing was changed: {}",
-                told(&error.report().message)
-            ),
+            summary: format!("{what}: {}", told(&error.report().message)),
             details: Vec::new(),
             policy: None,
             components: Vec::new(),
@@ -117,7 +124,7 @@ impl<'a> Aftermath<'a> {
             report: None,
         };
         outbox.send(message).await;
-        outbox.flush(FAREWELL).await;
+        outbox.flush(PATIENCE).await;
     }
 
     /// Delivers what was sent while the run goes on.
@@ -161,7 +168,7 @@ impl<'a> Aftermath<'a> {
         let left = outbox.flush(FAREWELL).await;
         if left > 0 {
             output::say(&format!(
-                "warning: {left} messages are not delivered; they are sent with the next run, or by the supervisor"
+                "warning: {left} messages are not delivered; they are sent with the next run by hand"
             ));
         }
     }

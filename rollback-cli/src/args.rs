@@ -506,7 +506,13 @@ const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Reads a duration as people write it: `30s`, `5m`, `1h30m`.
 fn duration(text: &str) -> Result<Duration, String> {
-    match SpanParser::new().parse_unsigned_duration(text) {
+    // A day is 24 hours here: nobody means the day on which clocks change.
+    let days = text.strip_suffix('d').and_then(|days| days.parse::<u32>().ok());
+    let parsed = match days {
+        Some(days) => Ok(Duration::from_secs(u64::from(days) * 86_400)),
+        None => SpanParser::new().parse_unsigned_duration(text),
+    };
+    match parsed {
         Ok(time) if time.is_zero() => Err("it must be longer than no time".into()),
         Ok(time) if time > LONGEST => Err("it must be at most 720h".into()),
         Ok(time) => Ok(time),

@@ -100,6 +100,18 @@ impl Outbox {
         Self { ledger, clock: Arc::new(SystemClock), queues }
     }
 
+    /// Keeps what is not delivered apart from that of others, so that two processes that tell the same people do not
+    /// deliver each other's messages.
+    #[must_use]
+    pub fn of(mut self, owner: &str) -> Self {
+        for queue in &mut self.queues {
+            let owner = owner.chars().map(|c| if c.is_whitespace() || c.is_control() { '_' } else { c });
+            queue.key.push(':');
+            queue.key.extend(owner);
+        }
+        self
+    }
+
     /// Sets where the time comes from.
     #[must_use]
     pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
@@ -215,6 +227,11 @@ impl Queue {
     }
 
     async fn record(&self, outbox: &Outbox) {
+        // What an earlier process left must not be overwritten.
+        self.load(outbox).await;
+        if !self.state().loaded {
+            return;
+        }
         let Some((realm, component)) = self.place() else { return };
         let Ok(value) = serde_json::to_value(&*self.state()) else { return };
         let note = Note {

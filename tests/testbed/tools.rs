@@ -46,7 +46,12 @@ pub(crate) fn servers() -> PathBuf {
 
 /// The kustomize that renders environments.
 pub fn kustomize() -> PathBuf {
-    let others = [("KUBEBUILDER_ASSETS", "/unused"), ("KUBECTL", "unused"), ("PROMETHEUS", "unused")];
+    let others = [
+        ("KUBEBUILDER_ASSETS", "/unused"),
+        ("KUBECTL", "unused"),
+        ("PROMETHEUS", "unused"),
+        ("ALERTMANAGER", "unused"),
+    ];
     variable("KUSTOMIZE").unwrap_or_else(|| test_tools("KUSTOMIZE", &others))
 }
 

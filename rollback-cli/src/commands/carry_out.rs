@@ -144,7 +144,7 @@ pub(crate) async fn go(app: &App, prepared: &Prepared, kept: &Kept, how: How<'_>
         .with_lease(Arc::new(Leases::new(prepared.servers.cluster(), plan)));
     let aftermath = Aftermath::new(app, kept, how.run.is_some_and(|run| run.no_notify));
     let run = options.run;
-    aftermath.begins(plan, &options).await;
+    aftermath.begins(plan, &options, how.resumed.is_some()).await;
     let work = Box::pin(async {
         match how.resumed {
             Some(run) => engine.resume(run, &components, options).await,
@@ -157,7 +157,7 @@ pub(crate) async fn go(app: &App, prepared: &Prepared, kept: &Kept, how: How<'_>
     let report = match report {
         Ok(report) => report,
         Err(error) => {
-            aftermath.refused(run, &error).await;
+            aftermath.refused(run, how.resumed.is_some(), &error).await;
             return Err(journal::unusable(error));
         }
     };

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use futures::future::join_all;
-use rollback_core::supervisor::Policy;
-use rollback_core::trigger::{Memory, Verdict};
+use rollback_core::supervisor::{Policy, memory_of};
+use rollback_core::trigger::Verdict;
 use rollback_core::{
     Clock as _, ComponentId, Fingerprint, Journal, Ledger, Revision, Rollbackable, RunState, SystemClock,
     Timestamp, join,
@@ -26,6 +27,7 @@ struct Change {
     component: ComponentId,
     from: Option<String>,
     to: String,
+    fingerprint: Fingerprint,
     summary: String,
     cause: Option<String>,
     by: Option<String>,
@@ -43,7 +45,6 @@ pub(crate) async fn run(app: &App, args: ChangesArgs) -> Result<Exit, Failure> {
         named.insert(component.written.clone(), servers.part(app, component, &settings).await?);
     }
     let parts: Vec<_> = named.values().cloned().collect();
-    super::plan::first_contact(&parts).await?;
     let now = SystemClock.now();
     let since = now.saturating_sub(args.since);
     let runs = rollbacks(&*kept.journal, since).await;
@@ -60,12 +61,21 @@ pub(crate) async fn run(app: &App, args: ChangesArgs) -> Result<Exit, Failure> {
         }
     }
     for change in &mut all {
-        let by = runs.iter().find(|(component, to, _)| *component == change.component && *to == change.to);
-        change.by = by.map(|(_, _, actor)| actor.clone());
+        let is_its = |run: &&Rollback| {
+            run.component == change.component
+                && run.to == change.fingerprint
+                && change.at >= run.from.saturating_sub(AROUND)
+                && change.at <= run.until.saturating_add(AROUND)
+        };
+        change.by = runs.iter().find(is_its).map(|run| run.actor.clone());
     }
     all.sort_by_key(|change| std::cmp::Reverse(change.at));
     let firing = match runbook.policies(&named) {
-        Ok(policies) => firing(&policies, now).await,
+        Ok(policies) => {
+            let (found, untold) = firing(&policies, &*kept.ledger, &named, now).await;
+            unseen.extend(untold);
+            found
+        }
         Err(error) => {
             unseen.push(format!("policies: {}", error.report().message));
             Vec::new()
@@ -98,7 +108,7 @@ pub(crate) async fn run(app: &App, args: ChangesArgs) -> Result<Exit, Failure> {
             table::columns(["WHEN", "COMPONENT", "REVISION", "RUNS", "BY OR CAUSE"], all.iter().map(row))
         };
         for (policy, component, what) in &firing {
-            let _ = writeln!(text, "beyond its limit: {policy} of {component}: {}", told(what));
+            let _ = writeln!(text, "fires: {policy} of {component}: {}", told(what));
         }
         text
     });
@@ -139,6 +149,7 @@ async fn changes(
         component: component.id().clone(),
         from,
         to: revision.id.clone(),
+        fingerprint: revision.fingerprint.clone(),
         summary: revision.summary.clone(),
         cause: revision.cause.clone(),
         by: None,
@@ -173,49 +184,69 @@ fn is_restart_alone(history: &[Revision], current: &Revision) -> bool {
     before.is_some_and(|before| before.fingerprint == current.fingerprint)
 }
 
+/// That a run put something in place.
+struct Rollback {
+    component: ComponentId,
+    to: Fingerprint,
+    from: Timestamp,
+    until: Timestamp,
+    actor: String,
+}
+
+/// How far the time at which a change was seen may be from the run that made it.
+const AROUND: Duration = Duration::from_secs(90);
+
 /// Which runs put what in place, and whose they were.
-async fn rollbacks(journal: &dyn Journal, since: Timestamp) -> Vec<(ComponentId, String, String)> {
+async fn rollbacks(journal: &dyn Journal, since: Timestamp) -> Vec<Rollback> {
     let mut found = Vec::new();
     let runs = journal.runs().await.unwrap_or_default();
     for run in runs.iter().filter(|run| run.finished_at.is_none_or(|end| end >= since)) {
         let Ok(entries) = journal.entries(run.run).await else { continue };
         let Ok(state) = RunState::replay(&entries) else { continue };
-        let steps = state.plan.steps().iter();
-        found.extend(steps.map(|step| {
-            let change = &step.change;
-            (change.component.clone(), change.to.id.clone(), format!("{} (run {})", state.actor, run.run))
+        let changed =
+            state.plan.steps().iter().filter(|step| state.step(&step.id).is_some_and(|s| s.changed));
+        found.extend(changed.map(|step| Rollback {
+            component: step.change.component.clone(),
+            to: step.change.to.fingerprint.clone(),
+            from: run.started_at,
+            until: run.finished_at.unwrap_or_else(|| SystemClock.now()),
+            actor: format!("{} (run {})", state.actor, run.run),
         }));
     }
     found
 }
 
-/// What is beyond its limit right now, for however short a time.
-async fn firing(policies: &[Policy], now: Timestamp) -> Vec<(String, ComponentId, String)> {
+/// What fires right now, as the supervisor would see it: by what it remembers; and what cannot be told.
+async fn firing(
+    policies: &[Policy],
+    ledger: &dyn Ledger,
+    named: &Named,
+    now: Timestamp,
+) -> (Vec<(String, ComponentId, String)>, Vec<String>) {
     let looks = policies.iter().map(async |policy| {
-        let mut memory = Memory::default();
+        let mut memory = memory_of(ledger, &policy.name).await.unwrap_or_default();
+        super::check::tell_changes(policy, named, &mut memory).await;
         let seen = policy.trigger.evaluate(now, &mut memory).await;
         (policy.name.clone(), seen)
     });
-    let mut found = Vec::new();
+    let (mut found, mut unseen) = (Vec::new(), Vec::new());
     for (policy, seen) in join_all(looks).await {
-        match seen {
-            Ok(seen) => {
-                for (component, verdict) in seen.verdicts {
-                    let what = match verdict {
-                        Verdict::Firing(evidence) => evidence.summary,
-                        Verdict::Unknown(why) => format!("cannot be told: {why}"),
-                        Verdict::Hold => continue,
-                    };
-                    found.push((policy.clone(), component, what));
-                }
-                found.extend(
-                    seen.unproven.into_iter().map(|(component, why)| (policy.clone(), component, why)),
-                );
-            }
+        let seen = match seen {
+            Ok(seen) => seen,
             Err(error) => {
-                output::say(&format!("warning: policy {policy}: {}", told(&error.report().message)));
+                unseen.push(format!("policy {policy}: {}", error.report().message));
+                continue;
+            }
+        };
+        for (component, verdict) in seen.verdicts {
+            match verdict {
+                Verdict::Firing(evidence) => found.push((policy.clone(), component, evidence.summary)),
+                Verdict::Unknown(why) => unseen.push(format!("policy {policy} of {component}: {why}")),
+                Verdict::Hold => {}
             }
         }
+        let unproven = seen.unproven.into_iter();
+        unseen.extend(unproven.map(|(component, why)| format!("policy {policy} of {component}: {why}")));
     }
-    found
+    (found, unseen)
 }

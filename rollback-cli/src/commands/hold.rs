@@ -38,7 +38,18 @@ pub(crate) async fn hold(app: &App, args: HoldArgs) -> Result<Exit, Failure> {
     let since = SystemClock.now();
     let holding =
         Holding { by: session::actor(), since, until: since.saturating_add(args.r#for), reason: args.reason };
-    holding.set(&*kept.ledger, &realm, &component).await?;
+    let there = Holding::of(&kept.ledger.record(&realm, &component).await?, since);
+    // What somebody else wants held for longer is for them to lift.
+    let holding = match there.filter(|there| there.by != holding.by && there.until > holding.until) {
+        Some(there) => {
+            output::say(&format!("{} holds it for longer already: {}", told(&there.by), told(&there.reason)));
+            there
+        }
+        None => {
+            holding.set(&*kept.ledger, &realm, &component).await?;
+            holding
+        }
+    };
     let value = json!({"component": component.to_string(), "by": holding.by, "since": holding.since,
                        "until": holding.until, "reason": holding.reason});
     output::result(app.global.output, &value, || {
@@ -73,8 +84,10 @@ pub(crate) async fn holds(app: &App) -> Result<Exit, Failure> {
     let servers = Servers::default();
     for component in app.runbook.iter().flat_map(Runbook::all) {
         let part = servers.part(app, component, &Settings::default()).await?;
-        part.first_contact().await?;
-        places.push((part.component().realm().await?, part.id().clone()));
+        match part.component().realm().await {
+            Ok(realm) => places.push((realm, part.id().clone())),
+            Err(error) => output::say(&format!("warning: {}: {}", part.id(), told(&error.report().message))),
+        }
     }
     let now = SystemClock.now();
     let mut found = Vec::new();

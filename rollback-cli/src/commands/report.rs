@@ -23,7 +23,8 @@ pub(crate) async fn run(app: &App, args: ReportArgs) -> Result<Exit, Failure> {
     let format = match (args.format, app.global.output) {
         (Some(format), _) => format,
         (None, Format::Json) => ReportFormat::Json,
-        (None, _) => ReportFormat::Markdown,
+        (None, Format::Yaml) => ReportFormat::Json,
+        (None, Format::Table) => ReportFormat::Markdown,
     };
     match format {
         ReportFormat::Markdown => output::print(&markdown(&incident, None)?),
@@ -32,7 +33,9 @@ pub(crate) async fn run(app: &App, args: ReportArgs) -> Result<Exit, Failure> {
             let value = serde_json::to_value(&incident).map_err(|e| {
                 Error::new(ErrorKind::Unexpected, "the incident cannot be encoded").with_source(e)
             })?;
-            output::result(Format::Json, &json!(value), String::new);
+            // Asked for as a format of the report, it is JSON whatever the output is.
+            let format = if args.format.is_some() { Format::Json } else { app.global.output };
+            output::result(format, &json!(value), String::new);
         }
     }
     Ok(Exit::Done)

@@ -79,6 +79,10 @@ pub(crate) fn plain(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut plain, c| {
         match c {
             '\n' | '\t' => plain.push(' '),
+            // Also what turns the direction of text around.
+            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+                plain.extend(c.escape_default());
+            }
             c if c.is_control() => plain.extend(c.escape_default()),
             c => plain.push(c),
         }

@@ -249,7 +249,9 @@ fn follow_ups(
         add(format!("Finish or take back what the run left: rollback show {run}"), None);
     }
     let moves = Move::all(&state.plan);
-    if state.plan.steps().iter().any(|step| step.change.kind == ChangeKind::Rollback) {
+    if !state.changed() {
+        // There is nothing to follow up.
+    } else if state.plan.steps().iter().any(|step| step.change.kind == ChangeKind::Rollback) {
         add("Find the root cause, and write it down here".into(), Some(begun.saturating_add(due)));
         let left: Vec<_> = moves.iter().map(|one| format!("{} {}", one.component, one.from)).collect();
         add(format!("Open a pull request with the fix of {}", left.join(", ")), None);

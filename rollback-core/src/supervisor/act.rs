@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::future::try_join_all;
+use futures::future::{join, try_join_all};
 use tokio_util::sync::CancellationToken;
 
 use super::case::{Acted, Case, Ran};
@@ -18,9 +18,9 @@ use super::standing::{Attempt, Standing};
 use super::tell::Teller;
 use super::{Holding, Irreversible, Supervisor, everything};
 use crate::{
-    Cause, Change, ChangeKind, Clock, ComponentId, Error, ErrorKind, Fact, Fingerprint, Ledger, Locator,
-    Mark, Move, Plan, Planner, Record, RestartScope, Result, RunId, RunOptions, RunReport, RunState,
-    StepPermit, Target, Timestamp, snapshot_of,
+    Cause, Change, ChangeKind, Clock, ComponentId, Entry, Error, ErrorKind, Event, Fact, Fingerprint, Ledger,
+    Locator, Mark, Move, Plan, Planner, Progress, Record, RestartScope, Result, RunId, RunOptions, RunReport,
+    RunState, StepPermit, Target, Timestamp, snapshot_of,
 };
 
 /// A plan, and what was known when it was made.
@@ -71,6 +71,7 @@ impl Supervisor {
                 let again = Case { run: RunId::random(), ..case.clone() };
                 // The attempt that came to nothing does not count.
                 self.forget_attempt(&ran.report, case.run).await?;
+                teller.ended(Some(&policy.name), ran);
                 let made = self.plan(policy, &again).await?;
                 if fingerprint(&made.known, &case.component) == first {
                     return self.carry_out(policy, &again, made, teller, stop).await;
@@ -192,12 +193,13 @@ impl Supervisor {
     }
 
     /// Counts this as a rollback that goes on, unless there are enough.
-    fn enter(&self, policy: &Policy) -> Result<Slot<'_>, Reason> {
-        let most = policy.guards.max_at_once;
-        let entered = self
-            .going
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| (count < most).then_some(count + 1));
-        entered.map(|_| Slot(&self.going)).map_err(|count| Reason::AtOnce { count })
+    fn enter(&self, policy: &Policy, components: usize) -> Result<Slot<'_>, Reason> {
+        // A plan that moves more by itself is one that somebody has written so.
+        let most = policy.guards.max_at_once.max(components);
+        let entered = self.going.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| {
+            (count + components <= most).then_some(count + components)
+        });
+        entered.map(|_| Slot(&self.going, components)).map_err(|count| Reason::AtOnce { count })
     }
 
     fn facts<'a>(policy: &Policy, case: &Case, known: &'a Known, standing: &'a Standing) -> Facts<'a> {
@@ -286,7 +288,7 @@ impl Supervisor {
         stop: &CancellationToken,
     ) -> Result<Acted, Reason> {
         let Made { plan, known, changed_at } = made;
-        let _slot = self.enter(policy)?;
+        let _slot = self.enter(policy, plan.components().len())?;
         let restart = plan.steps().iter().all(|step| step.change.kind == ChangeKind::Restart);
         let mut standings = BTreeMap::new();
         for component in plan.components() {
@@ -316,8 +318,18 @@ impl Supervisor {
             decided_at: case.at,
             changed_at,
         });
-        teller.started(policy, case, &plan);
-        let done = self.engine_for(&plan).execute(&plan, &self.components, options).await;
+        let (sender, mut events) = tokio::sync::mpsc::unbounded_channel();
+        options.progress = Some(sender);
+        // Told once it has begun: until then it may be refused.
+        let begun = async {
+            while let Some(event) = events.recv().await {
+                if matches!(&event, Progress::Recorded(Entry { event: Event::RunStarted { .. }, .. })) {
+                    teller.started(policy, case, &plan);
+                }
+            }
+        };
+        let engine = self.engine_for(&plan);
+        let (done, ()) = join(engine.execute(&plan, &self.components, options), begun).await;
         let report = match done {
             Ok(report) => report,
             Err(error) => {
@@ -326,9 +338,8 @@ impl Supervisor {
                     self.remember(&known.realm, component, before).await?;
                 }
                 return Err(match error.kind() {
-                    ErrorKind::Refused | ErrorKind::Cancelled => {
-                        Reason::Busy { what: format!("{}: {error}", case.component) }
-                    }
+                    ErrorKind::Cancelled => Reason::Busy { what: error.to_string() },
+                    ErrorKind::Refused => Reason::Refused(error.report().message),
                     _ => error.into(),
                 });
             }
@@ -442,11 +453,11 @@ impl StepPermit for Unheld {
 }
 
 /// A run that goes on.
-struct Slot<'a>(&'a AtomicUsize);
+struct Slot<'a>(&'a AtomicUsize, usize);
 
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
+        self.0.fetch_sub(self.1, Ordering::SeqCst);
     }
 }
 

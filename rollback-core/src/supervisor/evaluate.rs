@@ -50,7 +50,9 @@ impl World<'_> {
             metrics::counter!("rollback_verdicts_total", "policy" => policy.name.clone(), "verdict" => word)
                 .increment(1);
             let settled_at = self.owns.get(&component).and_then(|own| own.standing.settled_at);
-            if settled_at.is_some_and(|settled| at < settled) {
+            // One far ahead is of a clock that was set back since.
+            let settle = all.options.settle;
+            if settled_at.is_some_and(|settled| at < settled && settled <= at.saturating_add(settle)) {
                 // What it sees is of before, or of the change itself.
                 if let Some(watched) = self.watched.get_mut(place) {
                     watched.memory.trigger.forget(&component);
@@ -85,6 +87,7 @@ impl World<'_> {
         let watch = watched.memory.watches.entry(component.to_string()).or_default();
         (watch.blind_since, watch.blind_told) = (None, false);
         let since = *watch.firing_since.get_or_insert(evidence.since.unwrap_or(at));
+        watch.well_since = None;
         let well_at = watch.well_at;
         let run = RunId::random();
         let is_news = watch.thread.is_none();
@@ -97,6 +100,7 @@ impl World<'_> {
         }
         self.alerts.end("RollbackTriggerBlind", policy, &component, at);
         self.alerts.firing(policy, &component, since, &evidence);
+        let judging = judging.filter(|judging| !self.judges_another(place, &component, judging));
         if let Some(judging) = judging {
             let judgement = Judgement {
                 recovery: Recovery::NotRecovered,
@@ -111,26 +115,51 @@ impl World<'_> {
         }
     }
 
+    /// Judges a run whose result somebody has replaced: of that nothing can be said.
+    fn judges_another(&mut self, place: usize, component: &ComponentId, judging: &Judging) -> bool {
+        let is_replaced = self.is_replaced(component);
+        if is_replaced {
+            let message = "another revision was put in place before it could be told".to_owned();
+            let judgement = Judgement { recovery: Recovery::Unknown, message, points: Vec::new() };
+            self.judge(place, component, judging, judgement);
+        }
+        is_replaced
+    }
+
+    /// Whether what a rollback has put in place is in place no more: then nothing can be said of it.
+    fn is_replaced(&self, component: &ComponentId) -> bool {
+        self.owns.get(component).is_some_and(|own| {
+            let result = self.results.get(component).map(|(result, _)| result);
+            let current = own.standing.looked.as_ref().map(|(_, current)| current);
+            result.is_some() && current.is_some() && result != current
+        })
+    }
+
     fn holds(&mut self, place: usize, policy: &Policy, component: &ComponentId, at: Timestamp) {
         let Some(watched) = self.watched.get_mut(place) else { return };
         let watch = watched.memory.watches.entry(component.to_string()).or_default();
         watched.dirty |= watch.firing_since.is_some() || watch.blind_since.is_some();
         watch.well_at = Some(at);
-        (watch.blind_since, watch.blind_told, watch.held_back, watch.proposed) = (None, false, None, None);
+        let well_since = *watch.well_since.get_or_insert(at);
+        (watch.blind_since, watch.blind_told, watch.proposed) = (None, false, None);
+        watch.held_back.clear();
         watch.firing_since = None;
         let thread = watch.thread.take();
         let window = policy.trigger.window();
-        let due = watch.judging.take_if(|judging| at >= judging.from.saturating_add(window));
+        // All of a window, and all of it well.
+        let begin = |judging: &Judging| judging.from.max(well_since);
+        let due = watch.judging.take_if(|judging| at >= begin(judging).saturating_add(window));
         let is_judged = watch.judging.is_some() || due.is_some();
         self.alerts.end("RollbackTriggerBlind", policy, component, at);
         self.alerts.end("RollbackTriggerFiring", policy, component, at);
+        let due = due.filter(|judging| !self.judges_another(place, component, judging));
         if let Some(judging) = due {
             let judgement = Judgement {
                 recovery: Recovery::Recovered,
                 message: format!(
                     "{} has seen it to be well for {} s",
                     policy.name,
-                    at.since(judging.from).as_secs()
+                    at.since(judging.from.max(well_since)).as_secs()
                 ),
                 points: Vec::new(),
             };
@@ -154,12 +183,16 @@ impl World<'_> {
         let Some(watched) = self.watched.get_mut(place) else { return };
         watched.dirty = true;
         let watch = watched.memory.watches.entry(component.to_string()).or_default();
+        watch.well_since = None;
         let since = *watch.blind_since.get_or_insert(at);
         let window = policy.trigger.window();
         let patience = self.all.options.blind_after;
-        // A breach is unproven for a window; and where nobody has ever come, nobody is missing.
+        // A breach is unproven for a window. Traffic that stays away is told after a change: at night it just does.
+        let changed_at = self.owns.get(component).and_then(|own| own.changed_at);
+        let has_changed = changed_at
+            .is_some_and(|changed| since >= changed && since.since(changed) <= policy.guards.changed_within);
         let lasts = if unproven {
-            at.since(since) >= patience.saturating_add(window) && watch.well_at.is_some()
+            at.since(since) >= patience.saturating_add(window) && watch.well_at.is_some() && has_changed
         } else {
             at.since(since) >= patience
         };
@@ -196,13 +229,14 @@ impl World<'_> {
                 metrics::counter!("rollback_held_back_total", "policy" => policy_name, "reason" => word)
                     .increment(1);
                 tracing::info!(policy = policy.name, component = %case.component, reason = word, "{reason}");
-                if reason.is_passing() || watch.held_back.as_deref() == Some(word) {
+                if reason.is_passing() || watch.held_back.iter().any(|told| told == word) {
                     return;
                 }
-                watch.held_back = Some(word.to_owned());
+                watch.held_back.push(word.to_owned());
                 self.teller.held_back(policy, &case.component, &thread, &reason);
                 if let Some(own) = self.owns.get_mut(&case.component) {
                     own.standing.hold_back(case.at, &policy.name, &reason);
+                    own.unsaved = true;
                 }
                 self.remember(&case.component);
             }
@@ -212,9 +246,11 @@ impl World<'_> {
                 }
             }
             Acted::Ran(ran) => {
-                watch.held_back = None;
+                watch.held_back.clear();
                 let took = all.clock.now().since(case.since).as_secs_f64();
-                metrics::histogram!("rollback_breach_to_converged_seconds").record(took);
+                if ran.report.outcome == Outcome::Completed && !ran.restart {
+                    metrics::histogram!("rollback_breach_to_converged_seconds").record(took);
+                }
                 self.ran(&policy.name, &case.component, &ran);
             }
         }
@@ -222,6 +258,16 @@ impl World<'_> {
 
     /// A run of a policy has ended, or was stopped.
     pub(super) fn ran(&mut self, policy: &str, component: &ComponentId, ran: &Ran) {
+        for (moved, standing) in ran.standings.iter().filter(|_| ran.report.outcome == Outcome::Completed) {
+            if let (false, Some(result), Some(settled)) = (ran.restart, &standing.result, standing.settled_at)
+            {
+                self.results.insert(moved.clone(), (result.clone(), settled));
+                // What is in place is known now, and not only at the next look.
+                if let Some(own) = self.owns.get_mut(moved) {
+                    own.standing.looked = Some((self.all.clock.now(), result.clone()));
+                }
+            }
+        }
         let outcome = ran.report.outcome;
         let (kind, word) = (if ran.restart { "restart" } else { "rollback" }, format!("{outcome:?}"));
         metrics::counter!("rollback_runs_total", "kind" => kind, "outcome" => word).increment(1);
@@ -230,6 +276,8 @@ impl World<'_> {
                 let looked = own.standing.looked.clone();
                 own.standing = standing.clone();
                 own.standing.looked = looked;
+                // Written already, as far as that went well.
+                own.unsaved = true;
             }
         }
         let stopped = outcome == Outcome::Unfinished && self.is_stopped();

@@ -28,8 +28,8 @@ pub(super) struct Facts<'a> {
 /// When what is in place came there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Changed {
-    /// Then, or little later.
-    At(Timestamp),
+    /// At the first time or later, and by the second one.
+    At(Timestamp, Timestamp),
     /// At some time before.
     Before(Timestamp),
     /// Since it was looked at last.
@@ -50,11 +50,11 @@ impl Facts<'_> {
         {
             return Err(Reason::OwnResult { id: current.id.clone() });
         }
-        let changed = match changed(self.history, self.record, self.standing) {
-            Changed::At(at) | Changed::Before(at) if self.at.since(at) > guards.changed_within => {
+        let (changed, by) = match changed(self.history, self.record, self.standing) {
+            Changed::At(at, _) | Changed::Before(at) if self.at.since(at) > guards.changed_within => {
                 return Err(Reason::NotChanged { since: at, within: within() });
             }
-            Changed::At(at) => at,
+            Changed::At(at, by) => (at, by),
             Changed::New => return Err(Reason::NotLooked),
             Changed::Before(_) | Changed::Unknown => return Err(Reason::ChangeUnknown),
         };
@@ -62,8 +62,7 @@ impl Facts<'_> {
             return Err(Reason::FailedBefore { since: self.since, changed });
         }
         // Else it may have failed all the time, with nobody looking.
-        let is_new =
-            self.well_at.is_some_and(|well| well >= changed || self.since.since(well) <= self.patience);
+        let is_new = self.well_at.is_some_and(|well| well >= by || self.since.since(well) <= self.patience);
         if !is_new {
             return Err(Reason::NeverWell);
         }
@@ -83,9 +82,12 @@ fn changed(history: &[Revision], record: &Record, standing: &Standing) -> Change
     let noted = in_place.last().filter(|(_, print)| *print == current.fingerprint).map(|(at, _)| *at);
     let seen = standing.changed.as_ref().filter(|seen| seen.fingerprint == current.fingerprint);
     match (by_system, noted, seen) {
-        (Some(at), noted, _) => Changed::At(noted.map_or(at, |noted| noted.min(at))),
-        (None, _, Some(seen)) => Changed::At(seen.after),
-        (None, Some(noted), None) if in_place.len() > 1 => Changed::At(noted),
+        (Some(at), noted, _) => {
+            let at = noted.map_or(at, |noted| noted.min(at));
+            Changed::At(at, at)
+        }
+        (None, _, Some(seen)) => Changed::At(seen.after, seen.by),
+        (None, Some(noted), None) if in_place.len() > 1 => Changed::At(noted, noted),
         (None, Some(noted), None) => Changed::Before(noted),
         (None, None, None) if in_place.is_empty() => Changed::Unknown,
         (None, None, None) => Changed::New,
@@ -95,7 +97,7 @@ fn changed(history: &[Revision], record: &Record, standing: &Standing) -> Change
 /// When a component changed last, where that is known.
 pub(super) fn changed_at(history: &[Revision], record: &Record, standing: &Standing) -> Option<Timestamp> {
     match changed(history, record, standing) {
-        Changed::At(at) => Some(at),
+        Changed::At(at, _) => Some(at),
         Changed::Before(_) | Changed::New | Changed::Unknown => None,
     }
 }
@@ -224,7 +226,7 @@ mod tests {
         assert_eq!(case.blame(1600, 1100, Some(1090)), Ok(at(1050)));
         // It was a while between two looks: it may have been at the beginning of that.
         case.standing.changed =
-            Some(SeenChange { fingerprint: Fingerprint::of(&json!("b")), after: at(1020) });
+            Some(SeenChange { fingerprint: Fingerprint::of(&json!("b")), after: at(1020), by: at(1025) });
         assert_eq!(case.blame(1600, 1030, Some(1020)), Ok(at(1020)));
     }
 

@@ -1,5 +1,6 @@
 //! One supervisor acts at a time.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,14 +8,21 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::REALM;
-use crate::{ComponentId, ErrorKind, Lease, LeaseRequest, Realm, Result, RunId};
+use crate::{ComponentId, ErrorKind, Lease, LeaseRequest, ProgressSink, Realm, Result, RunId};
 
 /// The lead among supervisors of one name, held by a lease.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Leadership {
     lease: Arc<dyn Lease>,
     request: LeaseRequest,
     retry: Duration,
+    waiting: Option<ProgressSink>,
+}
+
+impl fmt::Debug for Leadership {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Leadership").field("request", &self.request).finish_non_exhaustive()
+    }
 }
 
 impl Leadership {
@@ -31,13 +39,20 @@ impl Leadership {
             break_reason: None,
             waiting: None,
         };
-        Ok(Self { lease, request, retry: Duration::from_secs(5) })
+        Ok(Self { lease, request, retry: Duration::from_secs(5), waiting: None })
     }
 
     /// Sets how long to wait before asking again. Default: 5 s.
     #[must_use]
     pub fn with_retry(mut self, retry: Duration) -> Self {
         self.retry = retry;
+        self
+    }
+
+    /// Sets who is told, once, that another one leads.
+    #[must_use]
+    pub fn with_waiting(mut self, waiting: ProgressSink) -> Self {
+        self.waiting = Some(waiting);
         self
     }
 
@@ -51,6 +66,7 @@ impl Leadership {
         stop: &CancellationToken,
         work: impl Fn(CancellationToken) -> F,
     ) -> Result<()> {
+        let mut is_told = false;
         while !stop.is_cancelled() {
             let hold = tokio::select! {
                 hold = self.lease.acquire(&self.request) => hold,
@@ -61,7 +77,10 @@ impl Leadership {
                 Err(error)
                     if !matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::InvalidConfig) =>
                 {
-                    tracing::debug!(%error, "another supervisor leads");
+                    if let (false, Some(waiting)) = (is_told, &self.waiting) {
+                        waiting(error.to_string());
+                        is_told = true;
+                    }
                     tokio::select! {
                         () = sleep(self.retry) => continue,
                         () = stop.cancelled() => return Ok(()),
@@ -69,6 +88,7 @@ impl Leadership {
                 }
                 Err(error) => return Err(error),
             };
+            is_told = false;
             let leading = stop.child_token();
             let kept = async {
                 let lost = hold.keep().await;

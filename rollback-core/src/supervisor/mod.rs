@@ -56,6 +56,7 @@ use async_trait::async_trait;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
+use crate::trigger::Memory;
 use crate::{
     ChangeKind, Clock, ComponentId, Components, Engine, Error, ErrorKind, Lease, Ledger, Locator,
     Notification, Outbox, Plan, Realm, Record, Restartable, Result, Revision, Rollbackable, RunId,
@@ -144,6 +145,8 @@ pub trait Reporter: fmt::Debug + Send + Sync {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Options {
+    /// What it is called, the same for all that may take over from each other. Default: `supervisor`.
+    pub name: String,
     /// Who acts, for the record. Default: `supervisor`.
     pub actor: String,
     /// How often components are looked at. Default: every 30 s.
@@ -165,6 +168,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            name: "supervisor".into(),
             actor: "supervisor".into(),
             observe_every: Duration::from_secs(30),
             soak: Duration::from_secs(1800),
@@ -342,6 +346,14 @@ impl Supervisor {
 /// What an automatic rollback of a component held back, as its record says, oldest first.
 pub fn held_back(record: &Record) -> Vec<HeldBack> {
     observe::standing(record).held_back
+}
+
+/// What the trigger of a policy remembers, as its supervisor recorded it last: less than a minute ago while it works.
+///
+/// # Errors
+/// As the ledger answers.
+pub async fn memory_of(ledger: &dyn Ledger, policy: &str) -> Result<Memory> {
+    Ok(watch::policy_memory(ledger, policy).await?.trigger)
 }
 
 /// The component under which the ledger keeps what is remembered of a policy.

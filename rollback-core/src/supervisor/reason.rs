@@ -31,6 +31,8 @@ pub(crate) enum Reason {
     NeverWell,
     /// Too many components are being rolled back.
     AtOnce { count: usize },
+    /// The engine does not begin: what stands in the way.
+    Refused(String),
     /// Something is being done about it.
     Busy { what: String },
     /// Most instances fail: what they depend on does.
@@ -61,6 +63,7 @@ impl Reason {
             Self::FailedBefore { .. } => "failedBefore",
             Self::NeverWell => "neverWell",
             Self::AtOnce { .. } => "atOnce",
+            Self::Refused(_) => "refused",
             Self::Busy { .. } => "busy",
             Self::MostFail { .. } => "mostFail",
             Self::RestartBudget { .. } => "restartBudget",
@@ -106,7 +109,7 @@ impl fmt::Display for Reason {
                 f,
                 "{count} components are being rolled back already: so many have something else in common"
             ),
-            Self::Busy { what } => write!(f, "{what}"),
+            Self::Refused(why) | Self::Busy { what: why } => f.write_str(why),
             Self::MostFail { failing, asked } => write!(
                 f,
                 "{failing} of {asked} instances fail at once: probably something that they depend on, which no restart mends"

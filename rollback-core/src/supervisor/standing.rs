@@ -36,6 +36,8 @@ pub(crate) struct SeenChange {
     pub(crate) fingerprint: Fingerprint,
     /// When it was last seen not to be.
     pub(crate) after: Timestamp,
+    /// When it was first seen to be.
+    pub(crate) by: Timestamp,
 }
 
 /// Something done without being asked for.
@@ -86,7 +88,8 @@ impl Standing {
         if let Some((before, fingerprint)) = &self.looked
             && *fingerprint != current.fingerprint
         {
-            self.changed = Some(SeenChange { fingerprint: current.fingerprint.clone(), after: *before });
+            let fingerprint = current.fingerprint.clone();
+            self.changed = Some(SeenChange { fingerprint, after: *before, by: at });
         }
         // What people put in place since is another matter.
         self.result.take_if(|result| *result != current.fingerprint);
@@ -110,6 +113,8 @@ pub(super) struct PolicyMemory {
 pub(super) struct Watch {
     /// When it was last seen to be well.
     pub(super) well_at: Option<Timestamp>,
+    /// Since when it was seen to be well each time.
+    pub(super) well_since: Option<Timestamp>,
     /// Since when nothing can be told.
     pub(super) blind_since: Option<Timestamp>,
     /// Whether people know of that.
@@ -118,8 +123,8 @@ pub(super) struct Watch {
     pub(super) firing_since: Option<Timestamp>,
     /// Under which name people are told of it.
     pub(super) thread: Option<String>,
-    /// Why nothing is done, as people were told last.
-    pub(super) held_back: Option<String>,
+    /// Why nothing is done, as far as people were told.
+    pub(super) held_back: Vec<String>,
     /// The proposal that people were told of, by the digest of its plan.
     pub(super) proposed: Option<Fingerprint>,
     /// The run whose effect is to be judged; after a restart the journal tells.

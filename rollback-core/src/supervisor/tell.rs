@@ -186,10 +186,10 @@ pub(super) struct Alerts {
 
 impl Alerts {
     /// With one that stands for as long as the supervisor lives.
-    pub(super) fn new(actor: &str, now: Timestamp, lasts: Duration) -> Self {
+    pub(super) fn new(name: &str, now: Timestamp, lasts: Duration) -> Self {
         let mut all = Self { standing: BTreeMap::new(), ended: Vec::new(), changed: true, lasts };
         let labels =
-            [("alertname", "RollbackSupervisorHeartbeat"), ("supervisor", actor), ("severity", "none")];
+            [("alertname", "RollbackSupervisorHeartbeat"), ("supervisor", name), ("severity", "none")];
         all.raise("heartbeat".into(), now, labels, "the supervisor is alive: when this ends, it is not");
         all
     }
@@ -205,6 +205,8 @@ impl Alerts {
         let annotations = BTreeMap::from([("summary".to_owned(), summary.to_owned())]);
         let starts_at = self.standing.get(&key).map_or(now, |alert| alert.starts_at);
         self.changed |= !self.standing.contains_key(&key);
+        // One that stands again has not ended.
+        self.ended.retain(|ended| ended.labels != labels);
         let ends_at = now.saturating_add(self.lasts);
         self.standing.insert(key, Alert { labels, annotations, starts_at, ends_at });
     }

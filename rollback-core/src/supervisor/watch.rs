@@ -8,7 +8,7 @@ use futures::future::{BoxFuture, join_all};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use serde_json::Value;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
@@ -21,8 +21,8 @@ use super::tell::{Alerts, Teller};
 use super::{Supervisor, of_policy};
 use crate::trigger::{Evaluation, Memory};
 use crate::{
-    ComponentId, Fact, Fingerprint, Judgement, Notification, Outcome, Realm, Result, Retention, RunId,
-    RunState, RunSummary, Timestamp,
+    ComponentId, Error, Fact, Fingerprint, Judgement, Ledger, Notification, Outcome, Realm, Result,
+    Retention, RunId, RunState, RunSummary, Timestamp,
 };
 
 /// How often what a policy remembers is recorded while all is well.
@@ -37,6 +37,12 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// How long after its end a run is still judged.
 const JUDGED_WITHIN: Duration = Duration::from_secs(24 * 3600);
 
+/// How late a look may be.
+const SLOW: Duration = Duration::from_secs(30);
+
+/// How long to wait before an unfinished run is tried again: at first, and at most.
+const TRY_AGAIN: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(300)];
+
 /// What has ended.
 pub(super) enum Done {
     Evaluated {
@@ -48,6 +54,7 @@ pub(super) enum Done {
     Looked {
         component: ComponentId,
         at: Timestamp,
+        epoch: u64,
         looked: Result<Looked>,
     },
     Acted {
@@ -57,6 +64,7 @@ pub(super) enum Done {
     Resumed {
         run: RunId,
         state: Box<RunState>,
+        pause: Duration,
         ran: Result<Ran>,
     },
     Saved {
@@ -68,6 +76,14 @@ pub(super) enum Done {
     Alerted {
         told: bool,
         ended: usize,
+    },
+    /// A run is judged, and people are told.
+    Judged,
+    /// It is time to try once more to go on with a run.
+    TryAgain {
+        run: RunId,
+        state: Box<RunState>,
+        pause: Duration,
     },
     /// What a run left is put right.
     Mended {
@@ -98,13 +114,18 @@ pub(super) struct Own {
     pub(super) standing: Standing,
     pub(super) realm: Option<Realm>,
     pub(super) busy: Option<String>,
+    /// Counts what was done with it: a look from before is old.
+    epoch: u64,
+    /// Whether what is remembered may be more than what is recorded.
+    pub(super) unsaved: bool,
     writing: bool,
     /// When it changed last, as far as is known.
-    changed_at: Option<Timestamp>,
+    pub(super) changed_at: Option<Timestamp>,
     /// What is to be done once what is remembered of it is written.
     waiting: Option<Case>,
     /// Since when this revision is well and settled.
     well_since: Option<(Fingerprint, Timestamp)>,
+    seen_at: Option<Timestamp>,
     recorded_look: Option<Timestamp>,
     unseen_since: Option<Timestamp>,
     unseen_told: bool,
@@ -119,8 +140,10 @@ pub(super) struct World<'a> {
     pub(super) work: Work<'a>,
     /// The runs that the journal knew at the start; none where it could not be read.
     journaled: Option<BTreeSet<RunId>>,
-    /// The runs that need a human, and a component of each.
-    stuck: BTreeMap<RunId, ComponentId>,
+    /// The runs that need a human.
+    stuck: BTreeSet<RunId>,
+    /// What automatic rollbacks have put in place, and until when it settles.
+    pub(super) results: BTreeMap<ComponentId, (Fingerprint, Timestamp)>,
     acting: usize,
     alerting: bool,
     alerts_due: Instant,
@@ -128,6 +151,8 @@ pub(super) struct World<'a> {
 }
 
 pub(super) async fn run(all: &Supervisor, stop: &CancellationToken) -> Result<()> {
+    // What an earlier lead has evaluated is long ago.
+    all.evaluated.store(0, std::sync::atomic::Ordering::Relaxed);
     let (sender, messages) = mpsc::unbounded_channel();
     let teller = Teller { sender, clock: all.clock.clone(), actor: all.options.actor.clone() };
     let told = tell(all, messages);
@@ -164,7 +189,7 @@ impl<'a> World<'a> {
     async fn new(all: &'a Supervisor, teller: Teller, stop: CancellationToken) -> Self {
         let now = Instant::now();
         let watched = join_all(all.policies.iter().map(async |policy| {
-            let memory = match all.policy_memory(&policy.name).await {
+            let memory = match policy_memory(&*all.ledger, &policy.name).await {
                 Ok(memory) => memory,
                 Err(error) => {
                     teller.trouble(format!("what policy {} remembers cannot be read: {error}", policy.name));
@@ -189,10 +214,13 @@ impl<'a> World<'a> {
                 standing: Standing::default(),
                 realm: None,
                 busy: None,
+                epoch: 0,
+                unsaved: false,
                 writing: false,
                 changed_at: None,
                 waiting: None,
                 well_since: None,
+                seen_at: None,
                 recorded_look: None,
                 unseen_since: None,
                 unseen_told: false,
@@ -202,7 +230,7 @@ impl<'a> World<'a> {
         Self {
             owns: all.supervised.keys().map(own).collect(),
             alerts: Alerts::new(
-                &all.options.actor,
+                &all.options.name,
                 all.clock.now(),
                 all.options.repeat_alerts.saturating_mul(3),
             ),
@@ -211,7 +239,8 @@ impl<'a> World<'a> {
             watched,
             work: FuturesUnordered::new(),
             journaled: None,
-            stuck: BTreeMap::new(),
+            stuck: BTreeSet::new(),
+            results: BTreeMap::new(),
             acting: 0,
             alerting: false,
             alerts_due: now,
@@ -242,7 +271,7 @@ impl<'a> World<'a> {
         }));
         let now = self.all.clock.now();
         let recent = runs.iter().filter(|run| {
-            run.outcome == Outcome::Unfinished
+            matches!(run.outcome, Outcome::Unfinished | Outcome::Stuck)
                 || run.finished_at.is_some_and(|end| now.since(end) < JUDGED_WITHIN)
         });
         for summary in recent {
@@ -256,9 +285,10 @@ impl<'a> World<'a> {
             };
             // That of a human is theirs.
             let Some(cause) = state.cause.clone() else { continue };
+            self.results_of(&state);
             if state.outcome == Outcome::Unfinished {
-                self.resume(summary.run, state);
-            } else if state.outcome == Outcome::Stuck && !is_mended(&runs, summary.run, &cause.component) {
+                self.resume(summary.run, state, TRY_AGAIN[0]);
+            } else if state.outcome == Outcome::Stuck && !is_mended(&runs, summary.run) {
                 self.is_stuck(summary.run, &cause.component);
             } else if let (Outcome::Completed, None, Some(end)) =
                 (state.outcome, &state.judged, state.finished_at)
@@ -270,10 +300,22 @@ impl<'a> World<'a> {
         }
     }
 
-    fn resume(&mut self, run: RunId, state: RunState) {
+    /// Takes down what a run has put in place, the newest first.
+    fn results_of(&mut self, state: &RunState) {
+        let (Outcome::Completed, Some(end)) = (state.outcome, state.finished_at) else { return };
+        let settled_at = end.saturating_add(self.all.options.settle);
+        for step in state.plan.steps().iter().filter(|step| step.change.kind == crate::ChangeKind::Rollback) {
+            let last = state.plan.changes_of(&step.change.component).last().unwrap_or(&step.change);
+            let result = (last.to.fingerprint.clone(), settled_at);
+            self.results.entry(step.change.component.clone()).or_insert(result);
+        }
+    }
+
+    fn resume(&mut self, run: RunId, state: RunState, pause: Duration) {
         let components: Vec<ComponentId> = state.plan.components().into_iter().cloned().collect();
         for component in &components {
             if let Some(own) = self.owns.get_mut(component) {
+                own.epoch += 1;
                 own.busy = Some(format!("run {run} goes on"));
             }
         }
@@ -281,14 +323,40 @@ impl<'a> World<'a> {
         self.acting += 1;
         self.work.push(Box::pin(async move {
             let ran = all.resume(run, &state, &stop).await;
-            Done::Resumed { run, state: Box::new(state), ran }
+            Done::Resumed { run, state: Box::new(state), pause, ran }
+        }));
+    }
+
+    /// Tells that a run does not go on, once, and tries it again later: whoever had it may have to be forgotten first.
+    fn try_again(&mut self, run: RunId, state: Box<RunState>, pause: Duration, error: &Error) {
+        if pause > TRY_AGAIN[0] && !self.stuck.contains(&run) {
+            self.teller.cannot_resume(run, error);
+            if let Some(cause) = &state.cause {
+                self.is_stuck(run, &cause.component);
+            }
+        }
+        let longer = pause.saturating_mul(2).min(TRY_AGAIN[1]);
+        let journal = self.all.engine.journal().clone();
+        self.work.push(Box::pin(async move {
+            sleep(pause).await;
+            // It may have ended meanwhile.
+            let entries = journal.entries(run).await;
+            let ended = entries.ok().and_then(|entries| RunState::replay(&entries).ok());
+            match ended {
+                Some(state) if state.outcome != Outcome::Unfinished => Done::Nothing,
+                _ => Done::TryAgain { run, state, pause: longer },
+            }
         }));
     }
 
     pub(super) fn judge_later(&mut self, policy: &str, component: &ComponentId, judging: Judging) {
         let place = self.all.policies.iter().position(|own| own.name == policy);
         let Some(watched) = place.and_then(|place| self.watched.get_mut(place)) else { return };
-        watched.memory.watches.entry(component.to_string()).or_default().judging = Some(judging);
+        // The newest one counts.
+        let watch = watched.memory.watches.entry(component.to_string()).or_default();
+        if watch.judging.as_ref().is_none_or(|other| other.run < judging.run) {
+            watch.judging = Some(judging);
+        }
     }
 
     async fn go(&mut self, stop: &CancellationToken) {
@@ -304,7 +372,12 @@ impl<'a> World<'a> {
         // Runs stop before their next write; everything else can be done anew.
         while self.acting > 0 {
             match self.work.next().await {
-                Some(done @ (Done::Acted { .. } | Done::Resumed { .. })) => self.take(done),
+                Some(
+                    done
+                    @ (Done::Acted { .. } | Done::Resumed { .. } | Done::Evaluated { .. } | Done::Judged),
+                ) => {
+                    self.take(done);
+                }
                 Some(_) => {}
                 None => break,
             }
@@ -326,7 +399,7 @@ impl<'a> World<'a> {
         for (place, (policy, watched)) in all.policies.iter().zip(&mut self.watched).enumerate() {
             if !watched.evaluating && watched.due <= now {
                 watched.evaluating = true;
-                let mut memory = std::mem::take(&mut watched.memory.trigger);
+                let mut memory = watched.memory.trigger.clone();
                 for component in policy.trigger.components() {
                     if let Some(at) = self.owns.get(&component).and_then(|own| own.changed_at) {
                         memory.changed(&component, at);
@@ -351,11 +424,11 @@ impl<'a> World<'a> {
             if own.due <= now {
                 own.looking = true;
                 own.due = now + all.options.observe_every;
-                let component = component.clone();
+                let (component, epoch) = (component.clone(), own.epoch);
                 self.work.push(Box::pin(async move {
                     let looked = all.look(&component).await;
                     // What came in place while it was looked at came before this.
-                    Done::Looked { at: all.clock.now(), component, looked }
+                    Done::Looked { at: all.clock.now(), component, epoch, looked }
                 }));
             } else {
                 next = next.min(own.due);
@@ -388,7 +461,9 @@ impl<'a> World<'a> {
                 self.evaluated(policy, at, seen);
                 self.save_if_due(policy);
             }
-            Done::Looked { component, at, looked } => self.looked(&component, at, looked),
+            Done::Looked { component, at, epoch, looked } => self.looked(&component, (at, epoch), looked),
+            Done::Judged => self.acting -= 1,
+            Done::TryAgain { run, state, pause } => self.resume(run, *state, pause),
             Done::Acted { case, acted } => {
                 self.acting -= 1;
                 self.free(&case);
@@ -396,17 +471,19 @@ impl<'a> World<'a> {
                 self.acted(&case, acted);
                 self.save_if_due(policy);
             }
-            Done::Resumed { run, state, ran } => {
+            Done::Resumed { run, state, pause, ran } => {
                 self.acting -= 1;
                 for component in state.plan.components() {
                     if let Some(own) = self.owns.get_mut(component) {
                         own.busy = None;
+                        own.epoch += 1;
                         own.due = Instant::now();
                     }
                 }
                 match (ran, &state.cause) {
                     (Ok(ran), Some(cause)) => self.ran(&cause.policy, &cause.component, &ran),
-                    (Err(error), _) => self.teller.cannot_resume(run, &error),
+                    (Err(_), _) if self.is_stopped() => {}
+                    (Err(error), _) => self.try_again(run, state, pause, &error),
                     (Ok(_), None) => {}
                 }
             }
@@ -427,6 +504,7 @@ impl<'a> World<'a> {
             }
             Done::Alerted { told, ended } => {
                 self.alerting = false;
+                self.look_for_help();
                 if told {
                     self.alerts.ended.drain(..ended.min(self.alerts.ended.len()));
                 }
@@ -464,6 +542,7 @@ impl<'a> World<'a> {
         }
         for component in &components {
             if let Some(own) = self.owns.get_mut(component) {
+                own.epoch += 1;
                 own.busy = Some(format!("run {} is about it", case.run));
             }
         }
@@ -479,6 +558,7 @@ impl<'a> World<'a> {
         for component in self.moved_by(case) {
             if let Some(own) = self.owns.get_mut(&component) {
                 own.busy = None;
+                own.epoch += 1;
                 own.due = Instant::now();
             }
         }
@@ -528,22 +608,22 @@ impl<'a> World<'a> {
 
     /// Remembers that a run needs a human.
     pub(super) fn is_stuck(&mut self, run: RunId, component: &ComponentId) {
-        self.stuck.insert(run, component.clone());
+        self.stuck.insert(run);
         self.alerts.stuck(run, component, self.all.clock.now());
     }
 
-    /// Looks whether what a run left of a component is put right.
-    fn look_for_help(&self, component: &ComponentId) {
-        for (run, _) in self.stuck.iter().filter(|(_, own)| *own == component) {
-            let (journal, run, component) = (self.all.engine.journal().clone(), *run, component.clone());
+    /// Looks whether what runs left is put right.
+    fn look_for_help(&self) {
+        for run in &self.stuck {
+            let (journal, run) = (self.all.engine.journal().clone(), *run);
             self.work.push(Box::pin(async move {
                 let runs = journal.runs().await.unwrap_or_default();
-                if is_mended(&runs, run, &component) { Done::Mended { run } } else { Done::Nothing }
+                if is_mended(&runs, run) { Done::Mended { run } } else { Done::Nothing }
             }));
         }
     }
 
-    fn looked(&mut self, component: &ComponentId, at: Timestamp, looked: Result<Looked>) {
+    fn looked(&mut self, component: &ComponentId, (at, epoch): (Timestamp, u64), looked: Result<Looked>) {
         let all = self.all;
         let Some(own) = self.owns.get_mut(component) else { return };
         own.looking = false;
@@ -560,17 +640,18 @@ impl<'a> World<'a> {
             }
         };
         (own.unseen_since, own.unseen_told) = (None, false);
-        self.look_for_help(component);
-        let Some(own) = self.owns.get_mut(component) else { return };
         let first = own.realm.is_none();
         own.realm = Some(known.realm.clone());
-        if own.busy.is_some() {
+        if own.busy.is_some() || own.epoch != epoch {
+            own.due = Instant::now();
             return;
         }
         let mut standing = observe::standing(&known.record);
         let kept = standing.clone();
         own.recorded_look = kept.looked.as_ref().map(|(at, _)| *at);
-        if own.standing.looked > standing.looked {
+        if own.unsaved {
+            standing.clone_from(&own.standing);
+        } else if own.standing.looked > standing.looked {
             standing.looked.clone_from(&own.standing.looked);
         }
         if let (true, Some(journaled)) = (first, &self.journaled) {
@@ -578,15 +659,30 @@ impl<'a> World<'a> {
             standing.attempts.retain(|attempt| journaled.contains(&attempt.run));
         }
         let Some(current) = known.current() else { return };
+        if let Some((result, settled_at)) =
+            self.results.get(component).filter(|(own, _)| *own == current.fingerprint)
+        {
+            standing.result = Some(result.clone());
+            standing.settled_at = standing.settled_at.max(Some(*settled_at));
+        }
         standing.look(at, current);
         let is_due = own.recorded_look.is_none_or(|recorded| at.since(recorded) >= LOOK_RECORDS);
         let differs = kept.changed != standing.changed
             || kept.attempts != standing.attempts
-            || kept.result != standing.result;
+            || kept.result != standing.result
+            || kept.settled_at != standing.settled_at
+            || kept.held_back != standing.held_back;
+        own.unsaved = differs;
         own.changed_at = super::guard::changed_at(&known.history, &known.record, &standing);
         own.standing = standing;
         let well = settled && self.is_well(component, at);
         let Some(own) = self.owns.get_mut(component) else { return };
+        // What was not looked at for a while is not known to have been well.
+        let is_seen = own
+            .seen_at
+            .replace(at)
+            .is_some_and(|seen| at.since(seen) <= all.options.observe_every.saturating_mul(3) + SLOW);
+        let well = well && is_seen;
         let print = &current.fingerprint;
         match &own.well_since {
             Some((same, since)) if well && same == print => {
@@ -614,7 +710,8 @@ impl<'a> World<'a> {
         let of = self.all.policies.iter().zip(&self.watched);
         let of: Vec<_> = of.filter(|(policy, _)| policy.trigger.components().contains(component)).collect();
         let is_well = |(policy, watched): &(&super::Policy, &Watched)| {
-            let well = watched.memory.watches.get(&name).and_then(|watch| watch.well_at);
+            let watch = watched.memory.watches.get(&name).filter(|watch| watch.well_since.is_some());
+            let well = watch.and_then(|watch| watch.well_at);
             well.is_some_and(|well| at.since(well) <= policy.trigger.interval().saturating_mul(2))
         };
         !of.is_empty() && of.iter().all(is_well)
@@ -632,6 +729,7 @@ impl<'a> World<'a> {
         let Some(policy) = all.policies.get(policy) else { return };
         let (teller, component) = (self.teller.clone(), component.clone());
         let Judging { run, from } = *judging;
+        self.acting += 1;
         self.work.push(Box::pin(async move {
             let points = policy.trigger.chart(&component, from, all.clock.now()).await;
             let judgement = Judgement { points, ..judgement };
@@ -645,26 +743,33 @@ impl<'a> World<'a> {
                 None => None,
             };
             teller.judged(policy, &component, run, &judgement, report);
-            Done::Nothing
+            Done::Judged
         }));
     }
 }
 
-/// Whether a run that came after this one, of the same component, has ended well.
-fn is_mended(runs: &[RunSummary], run: RunId, component: &ComponentId) -> bool {
+/// What is remembered of a policy; of one never heard of, nothing.
+pub(super) async fn policy_memory(ledger: &dyn Ledger, name: &str) -> Result<PolicyMemory> {
+    let Some((realm, component)) = of_policy(name) else { return Ok(PolicyMemory::default()) };
+    let record = ledger.record(&realm, &component).await?;
+    let kept = record.memory(observe::KEY).and_then(|value| serde_json::from_value(value.clone()).ok());
+    Ok(kept.unwrap_or_default())
+}
+
+/// Whether a run that needed a human has ended since, or one that came after it, of one of its components, has ended
+/// well.
+fn is_mended(runs: &[RunSummary], run: RunId) -> bool {
+    let Some(own) = runs.iter().find(|other| other.run == run) else { return true };
+    if !matches!(own.outcome, Outcome::Unfinished | Outcome::Stuck) {
+        return true;
+    }
     let ended_well = |other: &RunSummary| matches!(other.outcome, Outcome::Completed | Outcome::NothingToDo);
     let mut later = runs.iter().filter(|other| other.run > run);
-    later.any(|other| ended_well(other) && other.components.contains(component))
+    later
+        .any(|other| ended_well(other) && other.components.iter().any(|moved| own.components.contains(moved)))
 }
 
 impl Supervisor {
-    async fn policy_memory(&self, name: &str) -> Result<PolicyMemory> {
-        let Some((realm, component)) = of_policy(name) else { return Ok(PolicyMemory::default()) };
-        let record = self.ledger.record(&realm, &component).await?;
-        let kept = record.memory(observe::KEY).and_then(|value| serde_json::from_value(value.clone()).ok());
-        Ok(kept.unwrap_or_default())
-    }
-
     async fn save_policy(&self, name: &str, memory: &PolicyMemory) -> Result<()> {
         let Some((realm, component)) = of_policy(name) else { return Ok(()) };
         let value = serde_json::to_value(memory).unwrap_or(Value::Null);

@@ -18,6 +18,9 @@ use crate::{ComponentId, Error, ErrorKind, Result, Timestamp};
 /// How much of a chart is before the breach, in parts of how long that lasts.
 const BEFORE: u32 = 2;
 
+/// How many points a chart has at most: no source gives very many.
+const MOST_POINTS: u32 = 500;
+
 /// Fires when a metric is beyond its limit for long enough, or often enough.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -179,7 +182,11 @@ impl Threshold {
     /// What a chart shows of a component: what cannot be had leaves it empty.
     async fn points(&self, component: &ComponentId, from: Timestamp, to: Timestamp) -> Vec<Point> {
         let read = async |query: &str| {
-            let lines = timeout(self.interval, self.source.range(query, from, to, self.interval)).await;
+            let lines = timeout(
+                self.interval,
+                self.source.range(query, from, to, self.interval.max(to.since(from) / MOST_POINTS)),
+            )
+            .await;
             let lines = lines.ok().and_then(Result::ok).unwrap_or_default();
             let own = lines.into_iter().find(|line| self.scope.is_of(component, &line.labels));
             own.map(|line| line.points).unwrap_or_default()

@@ -59,7 +59,8 @@ pub struct Progress {
     last: Option<Timestamp>,
     /// When something was known last.
     known: Option<Timestamp>,
-    /// Since when all that is known was a breach; of m of n, since when there was always one among the last.
+    /// Since when all that is known was a breach; of m of n, the first breach among the last when there were
+    /// enough of them, or are now.
     since: Option<Timestamp>,
     /// How many breaches in a row that are.
     row: u32,
@@ -136,14 +137,20 @@ impl Progress {
             self.since = None;
             self.row = 0;
         }
-        if let Window::MOfN { n, .. } = window {
+        if let Window::MOfN { m, n } = window {
+            let breaches = |recent: &VecDeque<(Timestamp, bool)>| {
+                recent.iter().filter(|(_, is_breach)| *is_breach).count()
+            };
+            let is_enough = |count: usize| count >= usize::try_from(m.max(1)).unwrap_or(usize::MAX);
+            let was_enough = is_enough(breaches(&self.recent));
             self.recent.push_back((at, is_breach));
             while self.recent.len() > usize::try_from(n).unwrap_or(usize::MAX) {
                 self.recent.pop_front();
             }
-            // It has not ended while there is one among the last.
+            // What lies further back has nothing to do with it: a service may always have a bad sample now and then.
             let first = self.recent.iter().find(|(_, is_breach)| *is_breach).map(|(at, _)| *at);
-            self.since = first.map(|first| before.unwrap_or(first));
+            let is_same = was_enough && is_enough(breaches(&self.recent));
+            self.since = if is_same { before.or(first) } else { first };
         }
     }
 
@@ -159,6 +166,8 @@ impl Progress {
         match (since, is_enough) {
             (None, _) => Phase::Hold,
             (Some(since), true) => Phase::Firing(since),
+            // Of m of n a good one among the last is as good as any, unless too many are not.
+            (Some(_), false) if self.row == 0 => Phase::Hold,
             (Some(since), false) => Phase::Pending(since),
         }
     }
@@ -275,16 +284,17 @@ mod tests {
                     let from = end.saturating_sub(n as usize);
                     counted[from..end].iter().filter(|(_, seen)| *seen == Seen::Breach).collect()
                 };
-                // Back to where there was none among the last.
-                let quiet = (1..=counted.len()).rev().find(|end| breaches(*end).is_empty()).unwrap_or(0);
-                let first = counted[quiet..].iter().find(|(_, seen)| *seen == Seen::Breach);
-                let now = breaches(counted.len());
-                (first.filter(|_| !now.is_empty()).map(|(at, _)| *at), now.len() >= m.max(1) as usize)
+                let is_enough = |end: usize| breaches(end).len() >= m.max(1) as usize;
+                // Back to when there began to be enough.
+                let end = counted.len();
+                let begin = (1..=end).rev().take_while(|end| is_enough(*end)).last().unwrap_or(end);
+                (breaches(begin).first().map(|(at, _)| *at), is_enough(end))
             }
         };
         match (since, is_enough) {
             (None, _) => Phase::Hold,
             (Some(since), true) => Phase::Firing(since),
+            (Some(_), false) if *last == Seen::Good => Phase::Hold,
             (Some(since), false) => Phase::Pending(since),
         }
     }

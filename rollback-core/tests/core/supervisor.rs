@@ -913,3 +913,64 @@ async fn a_stuck_run_is_an_alert_until_another_one_has_ended_well_also_after_a_r
     assert!(!is_told());
     going.end().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_the_engine_refuses_is_told_once_and_never_said_to_begin() {
+    let shop = Shop::new();
+    let leases = MemoryLease::new(Duration::from_secs(15));
+    let request = rollback_core::LeaseRequest {
+        realm: Realm::new("memory"),
+        component: id("web"),
+        run: rollback_core::RunId::random(),
+        actor: "ann".into(),
+        break_reason: None,
+        waiting: None,
+    };
+    let held = rollback_core::Lease::acquire(&leases, &request).await.unwrap();
+    let keeping = tokio::spawn(async move { held.keep().await });
+    let supervised = vec![Supervised::new(Arc::new(shop.web.clone()) as Arc<dyn Rollbackable>)];
+    let lease_of = {
+        let leases = leases.clone();
+        Arc::new(move |_: &Plan| Arc::new(leases.clone()) as Arc<dyn rollback_core::Lease>)
+    };
+    let going = go(shop.supervisor(supervised, vec![shop.policy()]).with_lease_of(lease_of));
+    shop.deploy_bad("v2").await;
+    minutes(20).await;
+    assert_eq!(shop.told(), [Happening::Firing, Happening::HeldBack]);
+    assert!(shop.messages(Happening::HeldBack)[0].summary.contains("is held by run"));
+    // Nothing was begun, so nothing of it counts.
+    keeping.abort();
+    minutes(2).await;
+    assert_eq!((shop.runs().await.len(), shop.revision().await), (1, "v1".into()));
+    going.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pending_duration_survives_a_stop_in_the_middle_of_an_evaluation() {
+    let shop = Shop::new();
+    let first = shop.watch(shop.policy());
+    shop.deploy_bad("v2").await;
+    minutes(4).await;
+    first.end().await;
+    sleep(Duration::from_secs(5)).await;
+    let second = shop.watch(shop.policy());
+    sleep(Duration::from_secs(70)).await;
+    assert_eq!(shop.revision().await, "v1");
+    second.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rollback_is_not_judged_by_what_people_deploy_meanwhile() {
+    let shop = Shop::new();
+    let going = shop.watch(shop.policy());
+    shop.deploy_bad("v2").await;
+    minutes(6).await;
+    shop.metrics.set("errors", 0.0);
+    minutes(1).await;
+    shop.web.deploy("v3", &json!({"image": "web:3"}));
+    minutes(20).await;
+    assert_eq!(shop.told().last(), Some(&Happening::RecoveryUnknown), "{:?}", shop.told());
+    let judged = shop.runs().await[0].1.judged.clone().unwrap();
+    assert!(judged.message.contains("another revision was put in place"));
+    going.end().await;
+}
