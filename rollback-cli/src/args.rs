@@ -121,7 +121,8 @@ pub(crate) enum Command {
     /// Tells whether a rollout is done
     #[command(after_help = "Examples:
   rollback status deployment/web -n shop
-  rollback status deployment/web -n shop --watch --timeout 5m    exit code 1 unless it settles")]
+  rollback status deployment/web -n shop --watch --timeout 5m    exit code 1 unless it settles
+  rollback status -f rollback.yaml                               all components of the runbook")]
     Status(StatusArgs),
     /// Restarts the pods of a component that are not ready, one at a time, or all of them
     #[command(after_help = "Examples:
@@ -375,8 +376,9 @@ pub(crate) struct RunArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
-    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, isvc/baseline, model/baseline or env/PATH; or a name of the runbook
-    #[arg(value_name = "COMPONENT", required = true, num_args = 1..=2)]
+    /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, isvc/baseline, model/baseline or env/PATH; or a
+    /// name of the runbook [default: all components of the runbook]
+    #[arg(value_name = "COMPONENT", num_args = 0..=2)]
     pub(crate) component: Vec<String>,
     /// Watch until it has settled or failed
     #[arg(short, long)]

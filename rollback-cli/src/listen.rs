@@ -1,7 +1,6 @@
 //! What a supervisor serves over HTTP: whether it is alive, whether it is ready, and its metrics.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,13 +10,16 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use rollback_core::supervisor::Supervisor;
-use rollback_core::{Clock as _, Error, ErrorKind, SystemClock};
+use rollback_core::{Clock as _, Error, ErrorKind, SystemClock, Timestamp};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::exit::Failure;
 use crate::output;
+
+/// How often metrics that nobody asks for are folded.
+const UPKEEP: Duration = Duration::from_secs(5);
 
 /// How much longer than its longest interval a supervisor may take before it counts as stuck.
 const SLACK: Duration = Duration::from_secs(60);
@@ -26,7 +28,8 @@ const SLACK: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     supervisor: Mutex<Option<Arc<Supervisor>>>,
-    leads: AtomicBool,
+    /// Since when it leads, where it does.
+    leads: Mutex<Option<Timestamp>>,
     broken: Mutex<Option<String>>,
 }
 
@@ -43,8 +46,14 @@ impl Health {
 
     /// Whether it leads, and so evaluates.
     pub(crate) fn lead(&self, leads: bool) {
-        self.leads.store(leads, Ordering::SeqCst);
+        let since = leads.then(|| SystemClock.now());
+        *self.leads.lock().unwrap_or_else(PoisonError::into_inner) = since;
         metrics::gauge!("rollback_leads").set(if leads { 1.0 } else { 0.0 });
+    }
+
+    /// Whether it leads.
+    pub(crate) fn leads(&self) -> bool {
+        self.leads.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     /// Why the runbook that is there now is not the one that is used.
@@ -54,15 +63,16 @@ impl Health {
 
     /// Whether it is alive: one that leads has evaluated something not long ago.
     fn alive(&self) -> Result<String, String> {
-        if !self.leads.load(Ordering::SeqCst) {
+        let Some(since) = *self.leads.lock().unwrap_or_else(PoisonError::into_inner) else {
             return Ok("standby".into());
-        }
+        };
         let supervisor = self.supervisor.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let last = supervisor.as_ref().and_then(|supervisor| supervisor.last_evaluation());
         let longest = supervisor.map(|supervisor| supervisor.longest_interval()).unwrap_or_default();
+        let latest = last.map_or(since, |last| last.max(since));
         match last {
-            Some(last) if SystemClock.now().since(last) > longest.saturating_mul(3) + SLACK => {
-                Err(format!("nothing was evaluated since {last}"))
+            _ if SystemClock.now().since(latest) > longest.saturating_mul(3) + SLACK => {
+                Err(format!("nothing was evaluated since {latest}"))
             }
             Some(last) => Ok(format!("leads, evaluated at {last}")),
             None => Ok("leads".into()),
@@ -109,7 +119,16 @@ pub(crate) async fn serve(
         .route("/healthz", get(async |State(served): State<Served>| answer(served.health.alive())))
         .route("/readyz", get(async |State(served): State<Served>| answer(served.health.ready())))
         .route("/metrics", get(async |State(served): State<Served>| served.metrics.render()))
-        .with_state(Served { health, metrics });
+        .with_state(Served { health, metrics: metrics.clone() });
+    tokio::spawn({
+        let metrics = metrics.clone();
+        async move {
+            loop {
+                tokio::time::sleep(UPKEEP).await;
+                metrics.run_upkeep();
+            }
+        }
+    });
     Ok(tokio::spawn(async move {
         let served = axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned());
         if let Err(error) = served.await {

@@ -93,7 +93,8 @@ impl App {
     pub(crate) fn connection_flags(&self) -> String {
         let kubeconfig = self.global.kubeconfig.as_ref().map(|path| path.display().to_string());
         let of_runbook = self.runbook.as_ref().and_then(Runbook::tracking_uri).map(str::to_owned);
-        let file = self.global.file.as_ref().map(|path| path.display().to_string());
+        let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        let file = self.global.file.as_ref().map(|path| absolute(path).display().to_string());
         let options = [
             ("--file", file.as_ref()),
             ("--kubeconfig", kubeconfig.as_ref()),

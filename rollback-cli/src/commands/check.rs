@@ -1,11 +1,14 @@
 //! `rollback check`: useful before the incident.
 
+use std::path::Path;
 use std::time::Duration;
 
 use futures::future::join_all;
+use rollback_core::supervisor::Policy;
 use rollback_core::trigger::{Memory, Verdict};
 use rollback_core::{
-    Clock as _, Error, ErrorKind, Happening, Notification, Outbox, Rollbackable, RunId, SystemClock, Target,
+    Alert, Clock as _, Error, ErrorKind, Happening, Notification, Outbox, Rollbackable, RunId, SystemClock,
+    Target,
 };
 use rollback_k8s::{Cluster, Right};
 use serde_json::json;
@@ -49,7 +52,7 @@ pub(crate) async fn run(app: &App, args: CheckArgs) -> Result<Exit, Failure> {
         ));
     };
     let mut checks = vec![Check::of("runbook", Ok(format!("{} can be read", runbook.path().display())))];
-    let kept = match journal::lasting(app).await {
+    let kept = match journal::known(app).await {
         Ok(kept) => {
             let runs = kept.journal.runs().await;
             checks.push(Check::of("journal", runs.map(|runs| format!("holds {} runs", runs.len()))));
@@ -71,21 +74,14 @@ pub(crate) async fn run(app: &App, args: CheckArgs) -> Result<Exit, Failure> {
             Err(failure) => checks.push(Check::of(&component.written, Err(failure.error))),
         }
     }
-    let looks = named.iter().map(async |(name, part)| of_component(name, part, servers.cluster()).await);
+    let looks = named
+        .iter()
+        .map(async |(name, part)| of_component(name, part, servers.cluster(), runbook.restarts(name)).await);
     checks.extend(join_all(looks).await.into_iter().flatten());
     checks.extend(of_policies(runbook, &named).await);
     checks.extend(of_notifiers(runbook, args.notify, kept.as_ref()).await);
     if let Some(incidents) = runbook.incidents() {
-        let folder = &incidents.folder;
-        let made = std::fs::create_dir_all(folder).and_then(|()| {
-            let probe = folder.join(format!(".check-{}", std::process::id()));
-            std::fs::write(&probe, "").and_then(|()| std::fs::remove_file(&probe))
-        });
-        let made = made.map(|()| format!("reports go to {}", folder.display())).map_err(|e| {
-            Error::new(ErrorKind::InvalidConfig, format!("cannot write to {}", folder.display()))
-                .with_source(e)
-        });
-        checks.push(Check::of("incidents", made));
+        checks.push(Check::of("incidents", writable(&incidents.folder)));
     }
     let failed = checks.iter().filter(|check| check.found.is_err()).count();
     let value: Vec<_> = checks
@@ -112,8 +108,23 @@ pub(crate) async fn run(app: &App, args: CheckArgs) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
+/// Whether a folder can be written, or made: nothing is written for that.
+fn writable(folder: &Path) -> rollback_core::Result<String> {
+    let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+    let there = absolute.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    #[cfg(unix)]
+    let may = there.is_dir() && rustix::fs::access(there, rustix::fs::Access::WRITE_OK).is_ok();
+    #[cfg(not(unix))]
+    let may = there.is_dir();
+    if may {
+        return Ok(format!("reports go to {}", folder.display()));
+    }
+    let message = format!("reports cannot be written to {}: see {}", folder.display(), there.display());
+    Err(Error::new(ErrorKind::InvalidConfig, message))
+}
+
 /// Whether a component is there, has something to return to, and may be changed.
-async fn of_component(name: &str, part: &Part, cluster: Option<&Cluster>) -> Vec<Check> {
+async fn of_component(name: &str, part: &Part, cluster: Option<&Cluster>, restarts: bool) -> Vec<Check> {
     let component = part.component();
     let history = component.history().await.map(|history| {
         let current = history.iter().find(|revision| revision.current);
@@ -128,7 +139,7 @@ async fn of_component(name: &str, part: &Part, cluster: Option<&Cluster>) -> Vec
         checks.push(Check::of(format!("{name}: return"), found));
     }
     if let (Some(cluster), Part::Workload(_) | Part::Service(_)) = (cluster, part) {
-        checks.push(Check::of(format!("{name}: rights"), may(cluster, part).await));
+        checks.push(Check::of(format!("{name}: rights"), may(cluster, part, restarts).await));
     }
     checks
 }
@@ -144,24 +155,24 @@ async fn returns(component: &dyn Rollbackable) -> rollback_core::Result<String> 
     })
 }
 
-async fn may(cluster: &Cluster, part: &Part) -> rollback_core::Result<String> {
+/// The rights of the roles in `rollback-k8s/rbac` and `rollback-kserve/rbac`.
+async fn may(cluster: &Cluster, part: &Part, restarts: bool) -> rollback_core::Result<String> {
     let id = part.id();
     let namespace = id.scope().unwrap_or_default();
-    let rights = match part {
-        Part::Workload(_) => vec![
-            Right::new("get", "apps", &format!("{}s", id.kind())),
-            Right::new("patch", "apps", &format!("{}s", id.kind())),
-            Right::new("list", "apps", "replicasets"),
-            Right::new("list", "", "pods"),
-            Right::new("create", "", "pods/eviction"),
-            Right::new("create", "coordination.k8s.io", "leases"),
-        ],
-        _ => vec![
-            Right::new("get", "serving.kserve.io", "inferenceservices"),
-            Right::new("patch", "serving.kserve.io", "inferenceservices"),
-            Right::new("create", "coordination.k8s.io", "leases"),
-        ],
-    };
+    let mut rights: Vec<Right> =
+        ["get", "create", "update"].map(|verb| Right::new(verb, "coordination.k8s.io", "leases")).into();
+    let objects = format!("{}s", id.kind());
+    if let Part::Workload(_) = part {
+        rights.extend(["get", "list", "watch", "patch"].map(|verb| Right::new(verb, "apps", &objects)));
+        let records = if id.kind() == "deployment" { "replicasets" } else { "controllerrevisions" };
+        rights.push(Right::new("list", "apps", records));
+        if restarts {
+            rights.extend(["get", "list"].map(|verb| Right::new(verb, "", "pods")));
+            rights.push(Right::new("create", "", "pods/eviction"));
+        }
+    } else {
+        rights.extend(["get", "patch"].map(|verb| Right::new(verb, "serving.kserve.io", &objects)));
+    }
     let mut missing = Vec::new();
     for right in &rights {
         if !cluster.may(right, namespace).await? {
@@ -169,7 +180,9 @@ async fn may(cluster: &Cluster, part: &Part) -> rollback_core::Result<String> {
         }
     }
     if missing.is_empty() {
-        return Ok("all that an undo and a restart take".into());
+        return Ok(
+            (if restarts { "all that an undo and a restart take" } else { "all that an undo takes" }).into()
+        );
     }
     let message = format!("in namespace {namespace} it is not allowed to: {}", missing.join(", "));
     Err(Error::new(ErrorKind::PermissionDenied, message).with_hint("see the roles in rollback-k8s/rbac"))
@@ -179,26 +192,42 @@ async fn of_policies(runbook: &Runbook, named: &Named) -> Vec<Check> {
     if !runbook.has_policies() {
         return Vec::new();
     }
-    let policies = match runbook.policies(named) {
-        Ok(policies) => policies,
-        Err(error) => return vec![Check::of("policies", Err(error))],
-    };
-    let looks = policies.iter().map(async |policy| {
-        let mut memory = Memory::default();
-        let seen = policy.trigger.evaluate(SystemClock.now(), &mut memory).await;
-        let found = seen.and_then(|seen| {
-            let unknown = seen.verdicts.iter().find_map(|(component, verdict)| match verdict {
-                Verdict::Unknown(why) => Some(format!("of {component} nothing can be told: {why}")),
-                Verdict::Hold | Verdict::Firing(_) => None,
-            });
-            match unknown {
-                Some(why) => Err(Error::new(ErrorKind::Unavailable, why)),
-                None => Ok(format!("looks at {} components", seen.evaluated)),
-            }
-        });
-        Check::of(format!("policy {}", policy.name), found)
+    let looks = runbook.each_policy(named).map(async |(name, policy)| {
+        let found = match policy {
+            Ok(policy) => sees(&policy, named).await,
+            Err(error) => Err(error),
+        };
+        Check::of(format!("policy {name}"), found)
     });
     join_all(looks).await
+}
+
+/// What a policy sees right now.
+async fn sees(policy: &Policy, named: &Named) -> rollback_core::Result<String> {
+    let mut memory = Memory::default();
+    tell_changes(policy, named, &mut memory).await;
+    let seen = policy.trigger.evaluate(SystemClock.now(), &mut memory).await?;
+    let unknown = seen.verdicts.iter().find_map(|(component, verdict)| match verdict {
+        Verdict::Unknown(why) => Some(format!("of {component} nothing can be told: {why}")),
+        Verdict::Hold | Verdict::Firing(_) => None,
+    });
+    match (unknown, seen.unproven.values().next()) {
+        (Some(why), _) => Err(Error::new(ErrorKind::Unavailable, why)),
+        (None, Some(why)) => Ok(format!("looks at {} components; {why}", seen.evaluated)),
+        (None, None) => Ok(format!("looks at {} components", seen.evaluated)),
+    }
+}
+
+/// Tells a trigger when its components changed, as the systems say.
+pub(super) async fn tell_changes(policy: &Policy, named: &Named, memory: &mut Memory) {
+    for component in policy.trigger.components() {
+        let Some(part) = named.values().find(|part| *part.id() == component) else { continue };
+        let history = part.component().history().await.unwrap_or_default();
+        let since = history.iter().find(|revision| revision.current).and_then(|current| current.since);
+        if let Some(since) = since {
+            memory.changed(&component, since);
+        }
+    }
 }
 
 async fn of_notifiers(runbook: &Runbook, tell: bool, kept: Option<&crate::journal::Kept>) -> Vec<Check> {
@@ -209,12 +238,30 @@ async fn of_notifiers(runbook: &Runbook, tell: bool, kept: Option<&crate::journa
     let mut checks = Vec::new();
     for notifier in &notifiers {
         let notes = notifier.check().await;
-        let found = notes.map(|notes| if notes.is_empty() { "answers".into() } else { notes.join("; ") });
+        let found = notes.map(|notes| {
+            if notes.is_empty() {
+                "can be used; --notify sends a test message".into()
+            } else {
+                notes.join("; ")
+            }
+        });
         checks.push(Check::of(format!("notify {}", notifier.name()), found));
         if tell && checks.last().is_some_and(|check| check.found.is_ok()) {
             // Of its own, so that what waits from elsewhere is no part of it.
             let message = test(runbook);
-            let told = tokio::time::timeout(PATIENCE, notifier.notify(&message, None)).await;
+            let alert = Alert {
+                labels: [("alertname", "RollbackTest"), ("severity", "none")]
+                    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                    .into(),
+                annotations: [("summary".to_owned(), message.summary.clone())].into(),
+                starts_at: message.at,
+                ends_at: message.at.saturating_add(PATIENCE),
+            };
+            let told = async {
+                notifier.alerts(std::slice::from_ref(&alert)).await?;
+                notifier.notify(&message, None).await
+            };
+            let told = tokio::time::timeout(PATIENCE, told).await;
             let told =
                 told.unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, "there was no answer in time")));
             let name = format!("notify {}: test message", notifier.name());

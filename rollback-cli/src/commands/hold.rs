@@ -40,15 +40,13 @@ pub(crate) async fn hold(app: &App, args: HoldArgs) -> Result<Exit, Failure> {
         Holding { by: session::actor(), since, until: since.saturating_add(args.r#for), reason: args.reason };
     let there = Holding::of(&kept.ledger.record(&realm, &component).await?, since);
     // What somebody else wants held for longer is for them to lift.
-    let holding = match there.filter(|there| there.by != holding.by && there.until > holding.until) {
-        Some(there) => {
-            output::say(&format!("{} holds it for longer already: {}", told(&there.by), told(&there.reason)));
-            there
-        }
-        None => {
-            holding.set(&*kept.ledger, &realm, &component).await?;
-            holding
-        }
+    let longer = there.filter(|there| there.by != holding.by && there.until > holding.until);
+    let holding = if let Some(there) = longer {
+        output::say(&format!("{} holds it for longer already: {}", told(&there.by), told(&there.reason)));
+        there
+    } else {
+        holding.set(&*kept.ledger, &realm, &component).await?;
+        holding
     };
     let value = json!({"component": component.to_string(), "by": holding.by, "since": holding.since,
                        "until": holding.until, "reason": holding.reason});

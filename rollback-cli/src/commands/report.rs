@@ -22,8 +22,7 @@ pub(crate) async fn run(app: &App, args: ReportArgs) -> Result<Exit, Failure> {
     let incident = collect(&*kept.journal, &*kept.ledger, run, SystemClock.now(), due).await?;
     let format = match (args.format, app.global.output) {
         (Some(format), _) => format,
-        (None, Format::Json) => ReportFormat::Json,
-        (None, Format::Yaml) => ReportFormat::Json,
+        (None, Format::Json | Format::Yaml) => ReportFormat::Json,
         (None, Format::Table) => ReportFormat::Markdown,
     };
     match format {

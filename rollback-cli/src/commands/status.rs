@@ -2,19 +2,25 @@
 
 use std::time::Duration;
 
-use rollback_core::{Disposition, Error, ErrorKind, Result, Rollbackable, Verification, VerificationState};
+use futures::future::join_all;
+use rollback_core::{
+    ComponentId, Disposition, Error, ErrorKind, Result, Rollbackable, Verification, VerificationState,
+};
 use tokio::time::{Instant, sleep};
 
 use crate::args::StatusArgs;
 use crate::exit::{Exit, Failure};
 use crate::output::{self, json, table, told};
 use crate::parts::{Servers, Settings};
-use crate::session::App;
+use crate::session::{self, App};
 
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 
 pub(crate) async fn run(app: &App, args: StatusArgs) -> Result<Exit, Failure> {
+    if args.component.is_empty() {
+        return all(app, &args).await;
+    }
     let name = app.component(&args.component)?;
     let part = Servers::default().part(app, &name, &Settings::default()).await?;
     part.first_contact().await?;
@@ -38,6 +44,38 @@ pub(crate) async fn run(app: &App, args: StatusArgs) -> Result<Exit, Failure> {
         VerificationState::Failed if args.watch => Ok(Exit::Unchanged),
         _ => Ok(Exit::Done),
     }
+}
+
+/// All components of the runbook, side by side.
+async fn all(app: &App, args: &StatusArgs) -> Result<Exit, Failure> {
+    let Some(runbook) = &app.runbook else {
+        return Err(session::usage("name a component, or a runbook with -f for all of its components"));
+    };
+    let servers = Servers::default();
+    let mut parts = Vec::new();
+    for component in runbook.all() {
+        parts.push(servers.part(app, component, &Settings::default()).await?);
+    }
+    let looks = parts.iter().map(async |part| {
+        let component = part.component();
+        let seen = if args.watch {
+            watch(&*component, args.timeout.unwrap_or(DEFAULT_TIMEOUT), |_| {}).await
+        } else {
+            component.status().await
+        };
+        let failed = |error: Error| Verification::failed(format!("cannot be seen: {}", error.report()));
+        (part.id().clone(), seen.unwrap_or_else(failed))
+    });
+    let seen = join_all(looks).await;
+    let value: Vec<_> = seen.iter().map(|(component, seen)| json::status(component, seen)).collect();
+    output::result(app.global.output, &serde_json::Value::from(value), || {
+        let row = |(component, seen): &(ComponentId, Verification)| {
+            [component.to_string(), format!("{:?}", seen.state), told(&seen.message)]
+        };
+        table::columns(["COMPONENT", "STATE", "MESSAGE"], seen.iter().map(row))
+    });
+    let is_settled = seen.iter().all(|(_, seen)| seen.is_converged());
+    Ok(if args.watch && !is_settled { Exit::Unchanged } else { Exit::Done })
 }
 
 /// Looks until the component has settled or failed, or the time is up.

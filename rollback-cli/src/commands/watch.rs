@@ -13,7 +13,7 @@ use rollback_core::{
 };
 use rollback_k8s::KubernetesLease;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::WatchArgs;
@@ -26,6 +26,9 @@ use crate::parts::{Part, Servers, Settings};
 use crate::runbook::{Named, Runbook};
 use crate::session::{self, App};
 use crate::{keep, place};
+
+/// How long connections may take to end.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// How often the runbook is looked at.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -50,7 +53,8 @@ pub(crate) async fn run(app: &App, args: WatchArgs) -> Result<Exit, Failure> {
     let quiet = app.global.quiet;
     let shown = tokio::spawn(show(heard, quiet));
     let path = runbook.path().to_owned();
-    let mut text = std::fs::read_to_string(&path).unwrap_or_default();
+    let mut text = runbook.text().to_owned();
+    logs();
     let mut current = Generation::make(app, runbook, &kept, args.observe, &sender).await?;
     output::say(&format!(
         "watching {}{}",
@@ -86,7 +90,8 @@ pub(crate) async fn run(app: &App, args: WatchArgs) -> Result<Exit, Failure> {
     drop(current);
     let _ = shown.await;
     if let Some(served) = served {
-        let _ = served.await;
+        // A client that never ends its request is no reason to stay.
+        let _ = timeout(FAREWELL, served).await;
     }
     Ok(Exit::Done)
 }
@@ -123,7 +128,21 @@ impl Generation {
             }
         }
         let parts: Vec<Part> = named.values().cloned().collect();
-        super::plan::first_contact(&parts).await?;
+        // One that does not answer now leaves nobody else unwatched.
+        let mut answered = false;
+        for part in &parts {
+            match part.component().realm().await {
+                Ok(_) => answered = true,
+                Err(error) => {
+                    let why = told(&error.report().message);
+                    output::say(&format!("warning: {} cannot be looked at yet: {why}", part.id()));
+                }
+            }
+        }
+        if !answered {
+            let message = "no component of the runbook can be looked at, see above";
+            return Err(Failure::setup(Error::new(ErrorKind::Unavailable, message)));
+        }
         let locators = place::locators(app, &servers, &parts, &settings.workload)?;
         let supervised = named.iter().map(|(written, part)| {
             let mut supervised = Supervised::new(part.component());
@@ -140,6 +159,7 @@ impl Generation {
         let outbox = Outbox::new(notifiers, kept.ledger.clone());
         let mut options =
             runbook.supervisor(format!("supervisor of {}, {}", runbook.name(), session::actor()));
+        options.name = runbook.name();
         options.observe = observe;
         let cluster = servers.cluster().cloned();
         let leases = {
@@ -153,7 +173,7 @@ impl Generation {
             .with_options(options)
             .with_listener(sender.clone())
             .with_lease_of(leases)
-            .with_proposals(Arc::new(Shelf { folder: proposals(), locators, flags: app.connection_flags() }));
+            .with_proposals(Arc::new(Shelf { folder: proposals(), locators, flags: flags(app) }));
         if let Some(incidents) = runbook.incidents() {
             let mut folder = IncidentFolder::new(incidents.folder, kept.journal.clone(), kept.ledger.clone());
             if let Some(due) = incidents.due {
@@ -161,14 +181,23 @@ impl Generation {
             }
             supervisor = supervisor.with_reporter(Arc::new(folder));
         }
-        let lease: Option<Arc<dyn Lease>> = match (&kept.namespace, cluster) {
-            (Some(namespace), Some(cluster)) => {
+        let lease: Option<Arc<dyn Lease>> = match &kept.namespace {
+            Some(namespace) => {
+                let cluster = match cluster {
+                    Some(cluster) => cluster,
+                    None => app.connect().await?,
+                };
                 Some(Arc::new(KubernetesLease::new(&cluster).with_namespace(namespace.clone())))
             }
-            _ => journal::state_folder()
+            None => journal::state_folder()
                 .map(|folder| Arc::new(LocalLease::new(folder.join("leases"))) as Arc<dyn Lease>),
         };
-        Ok(Self { supervisor: Arc::new(supervisor), lease, name: runbook.name().to_owned() })
+        if lease.is_none() && !observe {
+            return Err(session::usage(
+                "there is no folder for the lease of the supervisor: set HOME or XDG_STATE_HOME",
+            ));
+        }
+        Ok(Self { supervisor: Arc::new(supervisor), lease, name: runbook.name() })
     }
 
     /// Works, as soon as no other supervisor of the runbook does.
@@ -184,8 +213,10 @@ impl Generation {
             health.lead(true);
             return Ok(self.supervisor.run(stop.clone()).await?);
         };
+        let standby = |why: String| output::say(&format!("standing by: {}", told(&why)));
         let leadership =
             Leadership::new(lease.clone(), &self.name, session::actor()).map_err(Failure::setup)?;
+        let leadership = leadership.with_waiting(Arc::new(standby));
         let work = async |leading| {
             health.lead(true);
             let done = self.supervisor.run(leading).await;
@@ -208,6 +239,7 @@ async fn next(
     supervisor: &Supervisor,
     health: &Health,
 ) -> Generation {
+    let (mut seen, mut is_told) = (None, false);
     loop {
         sleep(LOOK_AGAIN).await;
         // While it is replaced it may not be there.
@@ -215,34 +247,49 @@ async fn next(
         if now == *text {
             continue;
         }
-        // The one that nobody named is trusted anew.
-        if app.global.file.is_none() && !session::is_trusted(path) {
+        // Somebody may be writing it.
+        if seen.replace(now.clone()) != Some(now.clone()) {
             continue;
         }
-        *text = now;
+        // The one that nobody named is trusted anew.
+        if app.global.file.is_none() && !session::is_trusted(path) {
+            *text = now;
+            continue;
+        }
         let made = match Runbook::read(path) {
             Ok(runbook) if !runbook.has_policies() => Err(session::usage("it has no policies any more")),
+            Ok(runbook) if !app.journal_is_typed && runbook.journal() != app.global.journal => {
+                Err(session::usage("its journal is another one: begin to watch anew"))
+            }
             Ok(runbook) => Generation::make(app, &runbook, kept, observe, sender).await,
             Err(error) => Err(Failure::setup(error)),
         };
         match made {
             Ok(made) => {
+                *text = now;
                 health.broken(None);
                 output::say("the runbook has changed, and is used from now on");
                 return made;
             }
             Err(failure) => {
+                // What is wrong with the file stays so; a server that does not answer may do so next time.
+                if failure.error.kind() == ErrorKind::InvalidConfig {
+                    *text = now;
+                } else if std::mem::replace(&mut is_told, true) {
+                    continue;
+                }
                 let why = failure.error.report().message;
                 output::say(&format!(
                     "warning: the runbook has changed, and the old one stays: {}",
                     told(&why)
                 ));
                 health.broken(Some(why.clone()));
-                supervisor
-                    .trouble(format!(
-                        "the runbook has changed and cannot be used, and the old one stays: {why}"
-                    ))
-                    .await;
+                // One that stands by tells nobody anything.
+                if health.leads() {
+                    let text =
+                        format!("the runbook has changed and cannot be used, and the old one stays: {why}");
+                    supervisor.trouble(text).await;
+                }
             }
         }
     }
@@ -264,6 +311,44 @@ async fn show(mut heard: UnboundedReceiver<Notification>, quiet: bool) {
         if let Some(report) = &message.report {
             output::say(&format!("    report: {}", told(report)));
         }
+    }
+}
+
+/// The options that lead another command, in whatever folder, to the same runbook and journal.
+fn flags(app: &App) -> String {
+    let journal = app.global.journal.as_ref().filter(|_| app.journal_is_typed);
+    let journal = journal.map(|path| format!(" --journal {}", session::quoted(&path.display().to_string())));
+    app.connection_flags() + &journal.unwrap_or_default()
+}
+
+/// Has what libraries warn of told on stderr.
+fn logs() {
+    let logs = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::WARN)
+        .with_ansi(false)
+        .with_writer(|| Said(Vec::new()))
+        .finish();
+    // One that is there already stays.
+    let _ = tracing::subscriber::set_global_default(logs);
+}
+
+/// A line that may quote what is foreign.
+struct Said(Vec<u8>);
+
+impl std::io::Write for Said {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Said {
+    fn drop(&mut self) {
+        output::say(told(&String::from_utf8_lossy(&self.0)).trim_end());
     }
 }
 

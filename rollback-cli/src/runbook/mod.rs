@@ -8,7 +8,7 @@ mod units;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use rollback_core::{Error, ErrorKind, FailurePolicy, Result};
+use rollback_core::{Error, ErrorKind, FailurePolicy, Fingerprint, Result};
 use rollback_k8s::WorkloadKind;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -39,6 +39,7 @@ pub(crate) struct Runbook {
     incidents: Option<IncidentsEntry>,
     supervisor: SupervisorEntry,
     name: Option<String>,
+    text: String,
 }
 
 /// What a plan of the runbook does.
@@ -222,6 +223,11 @@ impl Runbook {
                 file.kind, file.api_version
             ));
         }
+        if file.metadata.as_ref().is_some_and(|metadata| {
+            metadata.name.is_empty() || metadata.name.contains(|c: char| c.is_whitespace() || c.is_control())
+        }) {
+            faults.push("metadata.name: it is one word".into());
+        }
         let mut names = BTreeSet::new();
         let mut components = Vec::new();
         for (index, entry) in file.components.into_iter().enumerate() {
@@ -286,12 +292,22 @@ impl Runbook {
             incidents: file.incidents,
             supervisor: file.supervisor,
             name: file.metadata.map(|metadata| metadata.name),
+            text: text.to_owned(),
         })
     }
 
-    /// Its own name.
-    pub(crate) fn name(&self) -> &str {
-        self.name.as_deref().unwrap_or("default")
+    /// Its own name; without one, another for each file.
+    pub(crate) fn name(&self) -> String {
+        self.name.clone().unwrap_or_else(|| {
+            let path = std::path::absolute(&self.path).unwrap_or_else(|_| self.path.clone());
+            let print = Fingerprint::of(&path.to_string_lossy().into());
+            print.as_str().trim_start_matches("sha256:").chars().take(12).collect()
+        })
+    }
+
+    /// What was read.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
     }
 
     /// The file.
@@ -576,7 +592,7 @@ journal: { sqlite: runs.db }
     #[test]
     fn every_section_of_a_whole_runbook_is_understood() {
         let runbook = parse(include_str!("../../tests/runbooks/inflow-staging.yaml")).unwrap();
-        assert_eq!((runbook.name(), runbook.all().len()), ("inflow-staging", 4));
+        assert_eq!((runbook.name().as_str(), runbook.all().len()), ("inflow-staging", 4));
         assert_eq!((runbook.policies.len(), runbook.notify.len()), (4, 2));
         assert!(runbook.has_policies() && runbook.incidents().unwrap().due.is_some());
         assert_eq!(runbook.never_crossed("staging")[0].reason, "drops a column");

@@ -1,6 +1,6 @@
 //! The shape of a runbook: for editors, and for telling everything that is wrong with one at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jsonschema::Validator;
 use jsonschema::error::{TypeKind, ValidationErrorKind};
@@ -115,11 +115,11 @@ fn known_beside(validator: &Validator, document: &Value, pointer: &str, unknown:
 
 /// All names of fields in a schema.
 fn names(schema: &Value) -> Vec<String> {
-    fn collect(value: &Value, into: &mut BTreeMap<String, ()>) {
+    fn collect(value: &Value, into: &mut BTreeSet<String>) {
         match value {
             Value::Object(members) => {
                 if let Some(Value::Object(properties)) = members.get("properties") {
-                    into.extend(properties.keys().map(|name| (name.clone(), ())));
+                    into.extend(properties.keys().cloned());
                 }
                 members.values().for_each(|member| collect(member, into));
             }
@@ -127,9 +127,9 @@ fn names(schema: &Value) -> Vec<String> {
             _ => {}
         }
     }
-    let mut all = BTreeMap::new();
+    let mut all = BTreeSet::new();
     collect(schema, &mut all);
-    all.into_keys().collect()
+    all.into_iter().collect()
 }
 
 fn nearest<'a>(name: &str, known: &'a [String]) -> Option<&'a String> {
@@ -150,7 +150,7 @@ impl Places {
     pub(super) fn of(text: &str) -> Self {
         let mut all = BTreeMap::new();
         if let Ok(node) = marked_yaml::parse_yaml(0, text) {
-            walk(&node, String::new(), &mut all);
+            walk(&node, "", &mut all);
         }
         Self(all)
     }
@@ -176,28 +176,28 @@ impl Places {
     }
 }
 
-fn walk(node: &Node, pointer: String, all: &mut BTreeMap<String, (usize, usize)>) {
+fn walk(node: &Node, pointer: &str, all: &mut BTreeMap<String, (usize, usize)>) {
     let mut at = |pointer: &str, span: &marked_yaml::Span| {
         if let Some(start) = span.start() {
             all.entry(pointer.to_owned()).or_insert((start.line(), start.column()));
         }
     };
     match node {
-        Node::Scalar(scalar) => at(&pointer, scalar.span()),
+        Node::Scalar(scalar) => at(pointer, scalar.span()),
         Node::Mapping(mapping) => {
-            at(&pointer, mapping.span());
+            at(pointer, mapping.span());
             for (key, member) in mapping.iter() {
                 let own = format!("{pointer}/{}", token(key));
                 if let Some(start) = key.span().start() {
                     all.insert(own.clone(), (start.line(), start.column()));
                 }
-                walk(member, own, all);
+                walk(member, &own, all);
             }
         }
         Node::Sequence(sequence) => {
-            at(&pointer, sequence.span());
+            at(pointer, sequence.span());
             for (index, item) in sequence.iter().enumerate() {
-                walk(item, format!("{pointer}/{index}"), all);
+                walk(item, &format!("{pointer}/{index}"), all);
             }
         }
     }

@@ -127,8 +127,8 @@ pub(super) struct Own {
     well_since: Option<(Fingerprint, Timestamp)>,
     seen_at: Option<Timestamp>,
     recorded_look: Option<Timestamp>,
-    unseen_since: Option<Timestamp>,
-    unseen_told: bool,
+    /// Since when it cannot be looked at, and whether people know of that.
+    unseen: Option<(Timestamp, bool)>,
 }
 
 pub(super) struct World<'a> {
@@ -222,8 +222,7 @@ impl<'a> World<'a> {
                 well_since: None,
                 seen_at: None,
                 recorded_look: None,
-                unseen_since: None,
-                unseen_told: false,
+                unseen: None,
             };
             (component.clone(), own)
         };
@@ -631,15 +630,15 @@ impl<'a> World<'a> {
             Ok(looked) => looked,
             Err(error) => {
                 own.well_since = None;
-                let since = *own.unseen_since.get_or_insert(at);
-                if at.since(since) >= all.options.blind_after && !own.unseen_told {
-                    own.unseen_told = true;
+                let (since, is_told) = own.unseen.get_or_insert((at, false));
+                if at.since(*since) >= all.options.blind_after && !*is_told {
+                    *is_told = true;
                     self.teller.trouble(format!("{component} cannot be looked at since {since}: {error}"));
                 }
                 return;
             }
         };
-        (own.unseen_since, own.unseen_told) = (None, false);
+        own.unseen = None;
         let first = own.realm.is_none();
         own.realm = Some(known.realm.clone());
         if own.busy.is_some() || own.epoch != epoch {
@@ -673,7 +672,10 @@ impl<'a> World<'a> {
             || kept.settled_at != standing.settled_at
             || kept.held_back != standing.held_back;
         own.unsaved = differs;
-        own.changed_at = super::guard::changed_at(&known.history, &known.record, &standing);
+        // What a rollback has put in place is to be compared with what was before the change that it took back.
+        if standing.result.is_none() {
+            own.changed_at = super::guard::changed_at(&known.history, &known.record, &standing);
+        }
         own.standing = standing;
         let well = settled && self.is_well(component, at);
         let Some(own) = self.owns.get_mut(component) else { return };

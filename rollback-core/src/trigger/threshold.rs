@@ -1,11 +1,12 @@
 //! A metric beyond its limit.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::future::{join, try_join};
+use futures::future::{join, join_all, try_join};
 use tokio::time::timeout;
 
 use super::baseline::{Baseline, Limit};
@@ -17,6 +18,9 @@ use crate::{ComponentId, Error, ErrorKind, Result, Timestamp};
 
 /// How much of a chart is before the breach, in parts of how long that lasts.
 const BEFORE: u32 = 2;
+
+/// Why there is no baseline of before a change.
+const NO_CHANGE: &str = "no change of it is known to compare with before";
 
 /// How many points a chart has at most: no source gives very many.
 const MOST_POINTS: u32 = 500;
@@ -51,6 +55,8 @@ enum Judged {
     },
     /// Too few requests to say that anything is wrong.
     TooFew,
+    /// Nothing to compare with, and that is no fault.
+    Unproven(String),
     Unknown(String),
 }
 
@@ -137,15 +143,18 @@ impl Threshold {
         };
         let known = match baseline {
             Baseline::BeforeChange => {
-                let mut known = Vec::new();
+                let (mut known, mut asked) = (Vec::new(), BTreeMap::new());
                 for (place, component) in self.scope.components().iter().enumerate() {
                     let Some(changed) = changed.get(component) else {
-                        known.push(Err("no change of it is known to compare with before".into()));
+                        known.push(Err(NO_CHANGE.into()));
                         continue;
                     };
                     // What it was while the change rolled out is neither.
                     let then = changed.saturating_sub(self.interval.saturating_mul(2));
-                    let value = self.values(then).await?.into_iter().nth(place);
+                    if let Entry::Vacant(entry) = asked.entry(then) {
+                        entry.insert(self.values(then).await?);
+                    }
+                    let value = asked.get(&then).and_then(|values| values.get(place).cloned());
                     known.push(told(value.unwrap_or(Ok(None)), then));
                 }
                 known
@@ -173,6 +182,9 @@ impl Threshold {
             (Limit::Above(limit), _) => (*limit, value > *limit),
             (Limit::Below(limit), _) => (*limit, value < *limit),
             (Limit::AboveBaseline { .. }, Some(Ok(limit))) => (limit, value > limit),
+            (Limit::AboveBaseline { .. }, Some(Err(why))) if why == NO_CHANGE => {
+                return Judged::Unproven(why);
+            }
             (Limit::AboveBaseline { .. }, Some(Err(why))) => return Judged::Unknown(why),
             (Limit::AboveBaseline { .. }, None) => return Judged::Unknown("there is no baseline".into()),
         };
@@ -288,17 +300,21 @@ impl Trigger for Threshold {
         let names: Vec<String> = components.iter().map(ToString::to_string).collect();
         memory.keep(|key| names.iter().any(|name| name == key));
         let mut limits = limits.map(Vec::into_iter);
-        let mut evaluation = Evaluation::default();
+        let (mut evaluation, mut firing) = (Evaluation::default(), Vec::new());
         for ((component, name), value) in components.iter().zip(&names).zip(values) {
             let judged = self.judge(value, limits.as_mut().and_then(Iterator::next));
             let seen = match &judged {
                 Judged::Value { is_breach: true, .. } => Seen::Breach,
                 Judged::Value { .. } => Seen::Good,
-                Judged::TooFew | Judged::Unknown(_) => Seen::Unknown,
+                Judged::TooFew | Judged::Unproven(_) | Judged::Unknown(_) => Seen::Unknown,
             };
             let phase = self.window.observe(self.interval, memory.progress(name), at, seen);
             let verdict = match (phase, judged) {
                 (_, Judged::Unknown(why)) => Verdict::Unknown(why),
+                (_, Judged::Unproven(why)) => {
+                    evaluation.add_unproven(component, why);
+                    continue;
+                }
                 (_, Judged::TooFew) => {
                     evaluation.add_unproven(component, "there are too few requests to tell".into());
                     continue;
@@ -307,7 +323,8 @@ impl Trigger for Threshold {
                 (Phase::Firing(since), Judged::Value { value, limit, is_breach })
                     if is_breach || matches!(self.window, Window::MOfN { .. }) =>
                 {
-                    Verdict::Firing(self.evidence(component, (since, at), (value, limit), is_breach).await)
+                    firing.push((component, since, (value, limit), is_breach));
+                    continue;
                 }
                 (Phase::Pending(since), _) => {
                     evaluation.add_unproven(component, format!("it is beyond its limit since {since}"));
@@ -321,6 +338,13 @@ impl Trigger for Threshold {
                 (Phase::Hold, _) => Verdict::Hold,
             };
             evaluation.add(component, verdict);
+        }
+        // Side by side: many may fire at once, and what is done about it waits for this.
+        let evidence = firing.into_iter().map(async |(component, since, value, is_breach)| {
+            (component, self.evidence(component, (since, at), value, is_breach).await)
+        });
+        for (component, evidence) in join_all(evidence).await {
+            evaluation.add(component, Verdict::Firing(evidence));
         }
         Ok(evaluation)
     }
