@@ -3,7 +3,7 @@
 use super::case::{Acted, Case, Ran};
 use super::policy::{Action, Policy};
 use super::standing::Judging;
-use super::watch::World;
+use super::watch::{Unsaved, World};
 use crate::trigger::{Evaluation, Evidence, Verdict};
 use crate::{ComponentId, ErrorKind, Judgement, Outcome, Recovery, Result, RunId, Timestamp};
 
@@ -236,7 +236,7 @@ impl World<'_> {
                 self.teller.held_back(policy, &case.component, &thread, &reason);
                 if let Some(own) = self.owns.get_mut(&case.component) {
                     own.standing.hold_back(case.at, &policy.name, &reason);
-                    own.unsaved = true;
+                    own.unsaved = own.unsaved.or(Some(Unsaved::HeldBack));
                 }
                 self.remember(&case.component);
             }
@@ -277,7 +277,7 @@ impl World<'_> {
                 own.standing = standing.clone();
                 own.standing.looked = looked;
                 // Written already, as far as that went well.
-                own.unsaved = true;
+                own.unsaved = Some(Unsaved::All);
             }
         }
         let stopped = outcome == Outcome::Unfinished && self.is_stopped();

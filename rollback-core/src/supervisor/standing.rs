@@ -83,6 +83,15 @@ impl Standing {
         self.held_back.drain(..surplus);
     }
 
+    /// Takes in what another one holds of what was held back.
+    pub(crate) fn merge_held_back(&mut self, other: &Self) {
+        let new: Vec<_> =
+            other.held_back.iter().filter(|one| !self.held_back.contains(one)).cloned().collect();
+        self.held_back.extend(new);
+        let surplus = self.held_back.len().saturating_sub(MOST);
+        self.held_back.drain(..surplus);
+    }
+
     /// Takes in what is in place now.
     pub(crate) fn look(&mut self, at: Timestamp, current: &Revision) {
         if let Some((before, fingerprint)) = &self.looked

@@ -107,6 +107,15 @@ pub(super) struct Watched {
     pub(super) broken: Option<String>,
 }
 
+/// What of a component may not be recorded yet.
+#[derive(Clone, Copy)]
+pub(super) enum Unsaved {
+    /// What was held back.
+    HeldBack,
+    /// Everything: it was read, and then changed.
+    All,
+}
+
 /// What is known of a component while it is watched.
 pub(super) struct Own {
     due: Instant,
@@ -116,8 +125,8 @@ pub(super) struct Own {
     pub(super) busy: Option<String>,
     /// Counts what was done with it: a look from before is old.
     epoch: u64,
-    /// Whether what is remembered may be more than what is recorded.
-    pub(super) unsaved: bool,
+    /// What is remembered and may not be recorded.
+    pub(super) unsaved: Option<Unsaved>,
     writing: bool,
     /// When it changed last, as far as is known.
     pub(super) changed_at: Option<Timestamp>,
@@ -215,7 +224,7 @@ impl<'a> World<'a> {
                 realm: None,
                 busy: None,
                 epoch: 0,
-                unsaved: false,
+                unsaved: None,
                 writing: false,
                 changed_at: None,
                 waiting: None,
@@ -648,9 +657,12 @@ impl<'a> World<'a> {
         let mut standing = observe::standing(&known.record);
         let kept = standing.clone();
         own.recorded_look = kept.looked.as_ref().map(|(at, _)| *at);
-        if own.unsaved {
-            standing.clone_from(&own.standing);
-        } else if own.standing.looked > standing.looked {
+        match own.unsaved {
+            Some(Unsaved::All) => standing.clone_from(&own.standing),
+            Some(Unsaved::HeldBack) => standing.merge_held_back(&own.standing),
+            None => {}
+        }
+        if own.standing.looked > standing.looked {
             standing.looked.clone_from(&own.standing.looked);
         }
         if let (true, Some(journaled)) = (first, &self.journaled) {
@@ -671,7 +683,7 @@ impl<'a> World<'a> {
             || kept.result != standing.result
             || kept.settled_at != standing.settled_at
             || kept.held_back != standing.held_back;
-        own.unsaved = differs;
+        own.unsaved = differs.then_some(Unsaved::All);
         // What a rollback has put in place is to be compared with what was before the change that it took back.
         if standing.result.is_none() {
             own.changed_at = super::guard::changed_at(&known.history, &known.record, &standing);
