@@ -599,6 +599,15 @@ journal: { sqlite: runs.db }
     }
 
     #[test]
+    fn the_runbook_of_the_readme_is_understood() {
+        let readme = include_str!("../../../README.md");
+        let blocks = readme.split("```yaml\n").skip(1).filter_map(|block| block.split("```").next());
+        let text: String = blocks.collect();
+        let runbook = parse(&text).unwrap_or_else(|faults| panic!("{}", faults.join("\n")));
+        assert_eq!((runbook.all().len(), runbook.policies.len(), runbook.notify.len()), (3, 3, 2));
+    }
+
+    #[test]
     fn what_is_of_no_right_form_is_told_all_at_once_with_line_and_column() {
         let text = include_str!("../../tests/runbooks/inflow-staging.yaml");
         let text = text
