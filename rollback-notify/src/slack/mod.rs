@@ -258,9 +258,12 @@ impl Notifier for Slack {
             scopes.split(',').map(str::trim).any(|scope| scope == "bot" || scope.starts_with("chat:write"))
         };
         match scopes {
-            Some(scopes) if !may_post(&scopes) => Ok(vec![
-                "the bot token has not the scope chat:write, without which nothing can be posted".to_owned(),
-            ]),
+            Some(scopes) if !may_post(&scopes) => {
+                let message =
+                    "the bot token has not the scope chat:write, without which nothing can be posted";
+                Err(Error::new(ErrorKind::PermissionDenied, message)
+                    .with_hint("add the scope to the app, and install it again"))
+            }
             _ => Ok(Vec::new()),
         }
     }
