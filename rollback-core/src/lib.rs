@@ -23,6 +23,8 @@ pub mod trigger;
 
 pub use change::{Change, ChangeKind, FieldChange, Passage, Position};
 pub use component::{ComponentId, Realm};
+#[cfg(feature = "mock")]
+pub use engine::MockStepPermit;
 pub use engine::{Engine, Progress, RunOptions, RunReport, StepPermit, StepReport};
 pub use error::{Access, Disposition, Error, ErrorKind, ErrorReport, Result};
 #[cfg(feature = "mock")]

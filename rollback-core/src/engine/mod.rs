@@ -220,6 +220,7 @@ impl RunOptions {
 }
 
 /// Says whether a step may begin.
+#[cfg_attr(feature = "mock", mockall::automock)]
 #[async_trait]
 pub trait StepPermit: fmt::Debug + Send + Sync {
     /// Asked right before the first write of a step that makes this change, and not once its component has left the

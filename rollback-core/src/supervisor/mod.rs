@@ -122,6 +122,7 @@ impl Irreversible {
 }
 
 /// Keeps the plan of a proposal; answers the command that carries it out.
+#[cfg_attr(feature = "mock", mockall::automock)]
 #[async_trait]
 pub trait Proposals: fmt::Debug + Send + Sync {
     /// Keeps a plan.
@@ -132,6 +133,7 @@ pub trait Proposals: fmt::Debug + Send + Sync {
 }
 
 /// Writes the incident report of a run.
+#[cfg_attr(feature = "mock", mockall::automock)]
 #[async_trait]
 pub trait Reporter: fmt::Debug + Send + Sync {
     /// Writes it, in place of an earlier one of the run; answers where it is.
