@@ -12,6 +12,7 @@
 mod api_server;
 mod apply;
 mod conformance;
+mod deploy;
 mod differential;
 mod journal;
 mod lease;

@@ -286,6 +286,11 @@ impl World<'_> {
             return;
         }
         self.teller.ended(Some(policy), ran);
+        let place = self.all.policies.iter().position(|own| own.name == policy);
+        if let Some(watched) = place.and_then(|place| self.watched.get_mut(place)) {
+            let watch = watched.memory.watches.entry(component.to_string()).or_default();
+            (watch.ended, watched.dirty) = (Some(ran.report.run), true);
+        }
         let now = self.all.clock.now();
         if matches!(outcome, Outcome::Stuck | Outcome::Unfinished) {
             self.is_stuck(ran.report.run, component);

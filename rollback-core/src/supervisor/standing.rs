@@ -136,6 +136,8 @@ pub(super) struct Watch {
     pub(super) held_back: Vec<String>,
     /// The proposal that people were told of, by the digest of its plan.
     pub(super) proposed: Option<Fingerprint>,
+    /// The last run whose end people were told of.
+    pub(super) ended: Option<RunId>,
     /// The run whose effect is to be judged; after a restart the journal tells.
     #[serde(skip)]
     pub(super) judging: Option<Judging>,

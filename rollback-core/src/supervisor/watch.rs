@@ -21,8 +21,8 @@ use super::tell::{Alerts, Teller};
 use super::{Supervisor, of_policy};
 use crate::trigger::{Evaluation, Memory};
 use crate::{
-    ComponentId, Error, Fact, Fingerprint, Judgement, Ledger, Notification, Outcome, Realm, Result,
-    Retention, RunId, RunState, RunSummary, Timestamp,
+    Cause, ComponentId, Error, Fact, Fingerprint, Judgement, Ledger, Move, Notification, Outcome, Realm,
+    Result, Retention, RunId, RunReport, RunState, RunSummary, Timestamp,
 };
 
 /// How often what a policy remembers is recorded while all is well.
@@ -294,6 +294,7 @@ impl<'a> World<'a> {
             // That of a human is theirs.
             let Some(cause) = state.cause.clone() else { continue };
             self.results_of(&state);
+            self.tell_end(summary.run, &state, &cause);
             if state.outcome == Outcome::Unfinished {
                 self.resume(summary.run, state, TRY_AGAIN[0]);
             } else if state.outcome == Outcome::Stuck && !is_mended(&runs, summary.run) {
@@ -306,6 +307,25 @@ impl<'a> World<'a> {
                 self.judge_later(&cause.policy, &cause.component, Judging { run: summary.run, from });
             }
         }
+    }
+
+    /// Tells of a run that ended when its supervisor died, before anybody was told.
+    fn tell_end(&mut self, run: RunId, state: &RunState, cause: &Cause) {
+        let place = self.all.policies.iter().position(|own| own.name == cause.policy);
+        let Some(watched) = place.and_then(|place| self.watched.get_mut(place)) else { return };
+        let watch = watched.memory.watches.entry(cause.component.to_string()).or_default();
+        if state.outcome == Outcome::Unfinished || watch.ended >= Some(run) {
+            return;
+        }
+        (watch.ended, watched.dirty) = (Some(run), true);
+        let ran = Ran {
+            report: RunReport::new(run, state),
+            moves: Move::all(&state.plan),
+            restart: false,
+            standings: BTreeMap::new(),
+            written: None,
+        };
+        self.teller.ended(Some(&cause.policy), &ran);
     }
 
     /// Takes down what a run has put in place, the newest first.
