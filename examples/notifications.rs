@@ -88,29 +88,29 @@ pub(crate) async fn tell(out: &mut impl Write) -> Result<()> {
     let engine = Engine::new(journal.clone()).with_ledger(journal.clone());
     let report = engine.execute(&plan, &components, RunOptions::by("notifications")).await?;
 
-    let (pages, mut paged) = unbounded_channel();
-    let pager: Arc<dyn Notifier> = Arc::new(Pager { pages, is_down: AtomicBool::new(true) });
-    let outbox = Outbox::new(vec![pager], journal);
+    let (pages, mut heard) = unbounded_channel();
+    let notifier: Arc<dyn Notifier> = Arc::new(Pager { pages, is_down: AtomicBool::new(true) });
+    let outbox = Outbox::new(vec![notifier], journal);
 
     // Recorded at once and delivered later: whoever sends is never held up.
     let message = Notification::of_run(&report, &Move::all(&plan), None);
     outbox.send(message.clone()).await;
     writeln!(out, "{} message waits, and is delivered:\n", outbox.waiting().await)?;
     let left = outbox.flush(PATIENCE).await;
-    show(out, &mut paged)?;
+    show(out, &mut heard)?;
     writeln!(out, "\n{left} messages are left. What follows belongs to the same run:\n")?;
 
     let summary = "memory/web: all is well again".to_owned();
     let id = format!("{}-seen", message.id);
     outbox.send(Notification { id, event: Happening::Recovered, summary, ..message }).await;
     let left = outbox.flush(PATIENCE).await;
-    show(out, &mut paged)?;
+    show(out, &mut heard)?;
     writeln!(out, "\n{left} messages are left.")?;
     Ok(())
 }
 
-fn show(out: &mut impl Write, paged: &mut UnboundedReceiver<String>) -> std::io::Result<()> {
-    while let Ok(line) = paged.try_recv() {
+fn show(out: &mut impl Write, heard: &mut UnboundedReceiver<String>) -> std::io::Result<()> {
+    while let Ok(line) = heard.try_recv() {
         writeln!(out, "    {line}")?;
     }
     Ok(())

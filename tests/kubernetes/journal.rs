@@ -153,6 +153,25 @@ async fn a_run_is_seen_by_others_without_the_states_of_its_components() {
 }
 
 #[tokio::test]
+async fn a_run_is_judged_after_its_end_once_and_by_whoever_watches() {
+    let namespace = home("judged").await;
+    let report = undo(open(&namespace).await, &["web"]).await;
+    let judgement = || rollback_core::Judgement {
+        recovery: rollback_core::Recovery::Recovered,
+        message: "all is well".into(),
+        points: Vec::new(),
+    };
+    // From another process than the one that carried it out.
+    let engine = Engine::new(Arc::new(open(&namespace).await));
+    engine.judge(report.run, judgement()).await.unwrap();
+    assert_eq!(engine.judge(report.run, judgement()).await.unwrap_err().kind(), ErrorKind::Journal);
+    let journal = open(&namespace).await;
+    let state = rollback_core::RunState::replay(&journal.entries(report.run).await.unwrap()).unwrap();
+    assert_eq!((state.outcome, state.judged), (Outcome::Completed, Some(judgement())));
+    assert_eq!(journal.runs().await.unwrap()[0].outcome, Outcome::Completed);
+}
+
+#[tokio::test]
 async fn a_dead_process_is_waited_out_and_may_write_nothing_more() {
     let namespace = home("journal-dead").await;
     let (first, second) = (open(&namespace).await, open(&namespace).await);

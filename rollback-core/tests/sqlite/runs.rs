@@ -94,8 +94,19 @@ async fn handles_take_turns_with_one_run_and_judge_it_whole() {
     handles[1].append(run, step("b", StepEvent::Skipped)).await.unwrap();
     handles[0].append(run, finished(Outcome::Halted)).await.unwrap();
     let error = handles[1].append(run, started("b", 1)).await.unwrap_err();
-    assert!(error.to_string().contains("nothing follows"), "{error}");
+    assert!(error.to_string().contains("follows the end"), "{error}");
     assert_eq!(handles[1].entries(run).await.unwrap().len(), 5);
+    // Whether it helped is told later, once, and stays.
+    let judgement = || rollback_core::Judgement {
+        recovery: rollback_core::Recovery::NotRecovered,
+        message: "the symptom stays".into(),
+        points: Vec::new(),
+    };
+    let engine = rollback_core::Engine::new(std::sync::Arc::new(home.open()));
+    engine.judge(run, judgement()).await.unwrap();
+    assert_eq!(engine.judge(run, judgement()).await.unwrap_err().kind(), ErrorKind::Journal);
+    let state = rollback_core::RunState::replay(&home.open().entries(run).await.unwrap()).unwrap();
+    assert_eq!((state.outcome, state.judged), (Outcome::Halted, Some(judgement())));
 }
 
 #[tokio::test]

@@ -136,7 +136,7 @@ pub(super) fn additions(token: &str, count: usize, entries: &[Entry], state: &Ru
             operations.push(json!({"op": "replace", "path": path, "value": step(&report)}));
         }
     }
-    if state.outcome != Outcome::Unfinished {
+    if entries.iter().any(|entry| matches!(entry.event, Event::RunFinished { .. })) {
         let label = format!("/metadata/labels/{}", json::token(UNFINISHED));
         operations.push(json!({"op": "replace", "path": "/status/outcome", "value": state.outcome}));
         operations.push(json!({"op": "replace", "path": "/status/finishedAt", "value": state.finished_at}));
