@@ -17,6 +17,9 @@ use crate::output::{self, told};
 use crate::runbook::Runbook;
 use crate::session::App;
 
+/// Whose messages are those of runs by hand.
+pub(crate) const BY_HAND: &str = "by hand";
+
 /// For how long automation keeps off what a human has changed.
 const KEEP_OFF: Duration = Duration::from_secs(3600);
 
@@ -44,7 +47,7 @@ impl<'a> Aftermath<'a> {
         });
         let outbox = notifiers
             .filter(|all| !all.is_empty())
-            .map(|all| Outbox::new(all, kept.ledger.clone()).of("by hand"));
+            .map(|all| Outbox::new(all, kept.ledger.clone()).of(BY_HAND));
         Self { app, kept, outbox }
     }
 

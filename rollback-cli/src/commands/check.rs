@@ -13,6 +13,7 @@ use rollback_core::{
 use rollback_k8s::{Cluster, Right};
 use serde_json::json;
 
+use crate::aftermath::BY_HAND;
 use crate::args::CheckArgs;
 use crate::exit::{Exit, Failure};
 use crate::journal;
@@ -269,7 +270,10 @@ async fn of_notifiers(runbook: &Runbook, tell: bool, kept: Option<&crate::journa
         }
     }
     if let Some(kept) = kept.filter(|_| !notifiers.is_empty()) {
-        let waiting = Outbox::new(notifiers, kept.ledger.clone()).waiting().await;
+        let mut waiting = 0;
+        for owner in [runbook.name().as_str(), BY_HAND] {
+            waiting += Outbox::new(notifiers.clone(), kept.ledger.clone()).of(owner).waiting().await;
+        }
         if waiting > 0 {
             let message = format!("{waiting} messages are not delivered yet");
             checks.push(Check::of("notify: outbox", Err(Error::new(ErrorKind::Unavailable, message))));

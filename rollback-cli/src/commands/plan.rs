@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rollback_core::{Planner, RestartScope, Target};
+use rollback_core::{Plan, Planner, RestartScope, Target};
 use rollback_git::EnvironmentOptions;
 use rollback_k8s::{GitOps, UndoMode, WorkloadOptions};
 
@@ -108,26 +108,35 @@ pub(crate) async fn make(
     }
     let mut irreversible = Vec::new();
     for (step, part) in steps.iter().zip(&parts) {
-        let declared = app.runbook.iter().flat_map(|runbook| runbook.never_crossed(&step.component.written));
-        let declared: Vec<_> = declared.collect();
-        if declared.is_empty() {
-            continue;
-        }
-        let history = part.component().history().await?;
-        for one in &declared {
-            if !one.is_crossed(&plan, part.id(), &history) {
-                continue;
-            }
-            let between = one.between.as_ref();
-            let between =
-                between.map(|(older, newer)| format!(" between {older} and {newer}")).unwrap_or_default();
-            let warning = format!("the runbook says that it cannot be taken back{between}: {}", one.reason);
+        for warning in crossed(app, &plan, &step.component.written, part).await? {
             plan.warn(part.id(), &warning);
             irreversible.push(format!("{}: {warning}", part.id()));
         }
     }
     let locators = place::locators(app, &servers, &parts, &settings.workload)?;
     Ok(Prepared { servers, parts, plan, locators, irreversible })
+}
+
+/// What a plan crosses of what the runbook says cannot be taken back of a component.
+pub(super) async fn crossed(
+    app: &App,
+    plan: &Plan,
+    written: &str,
+    part: &Part,
+) -> Result<Vec<String>, Failure> {
+    let declared: Vec<_> = app.runbook.iter().flat_map(|runbook| runbook.never_crossed(written)).collect();
+    if declared.is_empty() {
+        return Ok(Vec::new());
+    }
+    let history = part.component().history().await?;
+    let met = declared.iter().filter(|one| one.is_crossed(plan, part.id(), &history));
+    let told = met.map(|one| {
+        let between = one.between.as_ref();
+        let between =
+            between.map(|(older, newer)| format!(" between {older} and {newer}")).unwrap_or_default();
+        format!("the runbook says that it cannot be taken back{between}: {}", one.reason)
+    });
+    Ok(told.collect())
 }
 
 /// The steps of a plan of the runbook, or the return of each component that was typed.

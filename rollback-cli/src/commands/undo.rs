@@ -13,6 +13,7 @@ use crate::args::{self, UndoArgs};
 use crate::exit::{Exit, Failure};
 use crate::output::{self, table};
 use crate::parts::{Part, Servers, Settings};
+use crate::runbook::Runbook;
 use crate::session::App;
 use crate::{journal, keep, place};
 
@@ -26,7 +27,17 @@ pub(crate) async fn run(app: &App, args: UndoArgs) -> Result<Exit, Failure> {
     let prepared = app
         .until_stopped(async {
             if let Some(path) = &args.plan {
-                return kept(app, path).await;
+                let mut prepared = kept(app, path).await?;
+                // The runbook may have come to know it since the plan was made.
+                for component in app.runbook.iter().flat_map(Runbook::all) {
+                    let part = prepared.servers.part(app, component, &Settings::default()).await?;
+                    if prepared.part(part.id()).is_some() {
+                        let crossed =
+                            super::plan::crossed(app, &prepared.plan, &component.written, &part).await?;
+                        prepared.irreversible.extend(crossed);
+                    }
+                }
+                return Ok(prepared);
             }
             let carries_out = args.dry_run.is_none();
             super::plan::make(app, &args.components, &args.target, &journal, carries_out).await

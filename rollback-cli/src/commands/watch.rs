@@ -156,7 +156,7 @@ impl Generation {
         let supervised = supervised.collect();
         let policies = runbook.policies(&named).map_err(Failure::setup)?;
         let notifiers = if observe { Vec::new() } else { runbook.notifiers().map_err(Failure::setup)? };
-        let outbox = Outbox::new(notifiers, kept.ledger.clone());
+        let outbox = Outbox::new(notifiers, kept.ledger.clone()).of(&runbook.name());
         let mut options =
             runbook.supervisor(format!("supervisor of {}, {}", runbook.name(), session::actor()));
         options.name = runbook.name();
@@ -245,6 +245,11 @@ async fn next(
         // While it is replaced it may not be there.
         let Ok(now) = std::fs::read_to_string(path) else { continue };
         if now == *text {
+            // One that was put back is as good as ever.
+            if seen.take().is_some() {
+                health.broken(None);
+                is_told = false;
+            }
             continue;
         }
         // Somebody may be writing it.

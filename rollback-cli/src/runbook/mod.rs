@@ -599,6 +599,16 @@ journal: { sqlite: runs.db }
     }
 
     #[test]
+    fn numbers_stand_for_text_and_nothing_for_what_is_left_out() {
+        let text = include_str!("../../tests/runbooks/inflow-staging.yaml");
+        let text = text
+            .replace("between: [v1.4.0, v1.5.0]", "between: [4, 5]")
+            .replace("    target: lastGood                      # or previous", "    target:");
+        let runbook = parse(&text).unwrap();
+        assert_eq!(runbook.never_crossed("staging")[0].between, Some(("4".into(), "5".into())));
+    }
+
+    #[test]
     fn the_runbook_of_the_readme_is_understood() {
         let readme = include_str!("../../../README.md");
         let blocks = readme.split("```yaml\n").skip(1).filter_map(|block| block.split("```").next());
@@ -614,7 +624,7 @@ journal: { sqlite: runs.db }
             .replace("namespace: inflow-staging, name: inference-service", "namespac: a, name: b")
             .replace("above: 5%, for: 5m, every: 15s", "above: 5%, for: soon, evry: 15s")
             .replace("aboveBaseline: 2", "aboveBaseline: twice")
-            .replace("apiVersion: rollback.dev/v1alpha1", "apiVersion: 1");
+            .replace("metadata: { name: inflow-staging }", "metadata: [name]");
         let faults = parse(&text).unwrap_err();
         let all = faults.join("\n");
         for part in [
@@ -622,7 +632,7 @@ journal: { sqlite: runs.db }
             "unknown field evry, did you mean every?",
             "line 25, column 99: it is not of the right form: a duration is",
             "line 31, column 51: it is of the wrong type: number is wanted",
-            "line 1, column 1: it is of the wrong type: string is wanted",
+            "line 3, column 1: it is of the wrong type: object is wanted",
         ] {
             assert!(all.contains(part), "{part}:\n{all}");
         }

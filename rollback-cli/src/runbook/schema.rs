@@ -62,6 +62,10 @@ pub(super) fn faults(document: &Value) -> Vec<(String, String)> {
     let Ok(validator) = Validator::new(&schema()) else { return Vec::new() };
     let mut all = Vec::new();
     for error in validator.iter_errors(document) {
+        // Nothing stands for what is left out; where it may not be, the reader says so.
+        if error.instance().is_null() {
+            continue;
+        }
         let pointer = error.instance_path().to_string();
         match error.kind() {
             ValidationErrorKind::AdditionalProperties { unexpected } => {
@@ -79,6 +83,10 @@ pub(super) fn faults(document: &Value) -> Vec<(String, String)> {
             ValidationErrorKind::Pattern { .. } => {
                 all.push((pointer, format!("it is not of the right form: {FORM}")));
             }
+            // A plain number or word may stand for text.
+            ValidationErrorKind::Type { kind: TypeKind::Single(one) }
+                if one.to_string() == "string"
+                    && (error.instance().is_number() || error.instance().is_boolean()) => {}
             // What stands there may be a secret that belongs elsewhere.
             ValidationErrorKind::Type { kind } => {
                 let wanted = match kind {

@@ -42,7 +42,7 @@ impl JsonSchema for Time {
         json_schema!({
             "type": "string",
             "description": "A duration such as 30s, 5m, 48h or 1d.",
-            "pattern": "^([0-9]+ *[a-zA-Zµ]+ *)+$",
+            "pattern": "^([0-9]+(\\.[0-9]+)? *[a-zA-Zµ]+,? *)+$",
         })
     }
 }
@@ -108,7 +108,7 @@ impl JsonSchema for Number {
         json_schema!({
             "type": ["number", "string"],
             "description": "A number such as 0.05, or a share such as 5%.",
-            "pattern": "^-?[0-9]+(\\.[0-9]+)? *%?$",
+            "pattern": "^-?[0-9]*(\\.[0-9]+)? *%?$",
         })
     }
 }

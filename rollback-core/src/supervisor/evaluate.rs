@@ -3,7 +3,7 @@
 use super::case::{Acted, Case, Ran};
 use super::policy::{Action, Policy};
 use super::standing::Judging;
-use super::watch::{Unsaved, World};
+use super::watch::{Placed, Unsaved, World};
 use crate::trigger::{Evaluation, Evidence, Verdict};
 use crate::{ComponentId, ErrorKind, Judgement, Outcome, Recovery, Result, RunId, Timestamp};
 
@@ -117,7 +117,7 @@ impl World<'_> {
 
     /// Judges a run whose result somebody has replaced: of that nothing can be said.
     fn judges_another(&mut self, place: usize, component: &ComponentId, judging: &Judging) -> bool {
-        let is_replaced = self.is_replaced(component);
+        let is_replaced = self.is_replaced(component, judging.run);
         if is_replaced {
             let message = "another revision was put in place before it could be told".to_owned();
             let judgement = Judgement { recovery: Recovery::Unknown, message, points: Vec::new() };
@@ -127,12 +127,10 @@ impl World<'_> {
     }
 
     /// Whether what a rollback has put in place is in place no more: then nothing can be said of it.
-    fn is_replaced(&self, component: &ComponentId) -> bool {
-        self.owns.get(component).is_some_and(|own| {
-            let result = self.results.get(component).map(|(result, _)| result);
-            let current = own.standing.looked.as_ref().map(|(_, current)| current);
-            result.is_some() && current.is_some() && result != current
-        })
+    fn is_replaced(&self, component: &ComponentId, run: RunId) -> bool {
+        let placed = self.results.get(component).filter(|placed| placed.run == run);
+        let current = self.owns.get(component).and_then(|own| own.standing.looked.as_ref());
+        placed.zip(current).is_some_and(|(placed, (_, current))| placed.replaced || placed.print != *current)
     }
 
     fn holds(&mut self, place: usize, policy: &Policy, component: &ComponentId, at: Timestamp) {
@@ -258,10 +256,15 @@ impl World<'_> {
 
     /// A run of a policy has ended, or was stopped.
     pub(super) fn ran(&mut self, policy: &str, component: &ComponentId, ran: &Ran) {
+        if let Some(journaled) = &mut self.journaled {
+            journaled.insert(ran.report.run);
+        }
         for (moved, standing) in ran.standings.iter().filter(|_| ran.report.outcome == Outcome::Completed) {
             if let (false, Some(result), Some(settled)) = (ran.restart, &standing.result, standing.settled_at)
             {
-                self.results.insert(moved.clone(), (result.clone(), settled));
+                let (run, print) = (ran.report.run, result.clone());
+                let placed = Placed { run, print, settled_at: settled, replaced: false };
+                self.results.insert(moved.clone(), placed);
                 // What is in place is known now, and not only at the next look.
                 if let Some(own) = self.owns.get_mut(moved) {
                     own.standing.looked = Some((self.all.clock.now(), result.clone()));

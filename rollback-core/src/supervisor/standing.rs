@@ -133,6 +133,7 @@ pub(super) struct Watch {
     /// Under which name people are told of it.
     pub(super) thread: Option<String>,
     /// Why nothing is done, as far as people were told.
+    #[serde(rename = "toldHeldBack")]
     pub(super) held_back: Vec<String>,
     /// The proposal that people were told of, by the digest of its plan.
     pub(super) proposed: Option<Fingerprint>,

@@ -107,6 +107,16 @@ pub(super) struct Watched {
     pub(super) broken: Option<String>,
 }
 
+/// What an automatic rollback has put in place.
+pub(super) struct Placed {
+    pub(super) run: RunId,
+    pub(super) print: Fingerprint,
+    /// Until when it settles.
+    pub(super) settled_at: Timestamp,
+    /// Whether people have put something else in place since.
+    pub(super) replaced: bool,
+}
+
 /// What of a component may not be recorded yet.
 #[derive(Clone, Copy)]
 pub(super) enum Unsaved {
@@ -148,11 +158,13 @@ pub(super) struct World<'a> {
     pub(super) alerts: Alerts,
     pub(super) work: Work<'a>,
     /// The runs that the journal knew at the start; none where it could not be read.
-    journaled: Option<BTreeSet<RunId>>,
+    pub(super) journaled: Option<BTreeSet<RunId>>,
     /// The runs that need a human.
     stuck: BTreeSet<RunId>,
+    /// Those of which people were told that they do not go on.
+    unresumed: BTreeSet<RunId>,
     /// What automatic rollbacks have put in place, and until when it settles.
-    pub(super) results: BTreeMap<ComponentId, (Fingerprint, Timestamp)>,
+    pub(super) results: BTreeMap<ComponentId, Placed>,
     acting: usize,
     alerting: bool,
     alerts_due: Instant,
@@ -248,6 +260,7 @@ impl<'a> World<'a> {
             work: FuturesUnordered::new(),
             journaled: None,
             stuck: BTreeSet::new(),
+            unresumed: BTreeSet::new(),
             results: BTreeMap::new(),
             acting: 0,
             alerting: false,
@@ -293,7 +306,7 @@ impl<'a> World<'a> {
             };
             // That of a human is theirs.
             let Some(cause) = state.cause.clone() else { continue };
-            self.results_of(&state);
+            self.results_of(summary.run, &state);
             self.tell_end(summary.run, &state, &cause);
             if state.outcome == Outcome::Unfinished {
                 self.resume(summary.run, state, TRY_AGAIN[0]);
@@ -314,7 +327,8 @@ impl<'a> World<'a> {
         let place = self.all.policies.iter().position(|own| own.name == cause.policy);
         let Some(watched) = place.and_then(|place| self.watched.get_mut(place)) else { return };
         let watch = watched.memory.watches.entry(cause.component.to_string()).or_default();
-        if state.outcome == Outcome::Unfinished || watch.ended >= Some(run) {
+        let is_old = state.finished_at.is_none_or(|end| self.all.clock.now().since(end) >= JUDGED_WITHIN);
+        if is_old || watch.ended >= Some(run) {
             return;
         }
         (watch.ended, watched.dirty) = (Some(run), true);
@@ -329,13 +343,17 @@ impl<'a> World<'a> {
     }
 
     /// Takes down what a run has put in place, the newest first.
-    fn results_of(&mut self, state: &RunState) {
+    fn results_of(&mut self, run: RunId, state: &RunState) {
         let (Outcome::Completed, Some(end)) = (state.outcome, state.finished_at) else { return };
         let settled_at = end.saturating_add(self.all.options.settle);
         for step in state.plan.steps().iter().filter(|step| step.change.kind == crate::ChangeKind::Rollback) {
             let last = state.plan.changes_of(&step.change.component).last().unwrap_or(&step.change);
-            let result = (last.to.fingerprint.clone(), settled_at);
-            self.results.entry(step.change.component.clone()).or_insert(result);
+            let component = &step.change.component;
+            let placed = Placed { run, print: last.to.fingerprint.clone(), settled_at, replaced: false };
+            self.results.entry(component.clone()).or_insert(placed);
+            if let Some(own) = self.owns.get_mut(component) {
+                own.changed_at = own.changed_at.or(state.cause.as_ref().and_then(|cause| cause.changed_at));
+            }
         }
     }
 
@@ -357,7 +375,7 @@ impl<'a> World<'a> {
 
     /// Tells that a run does not go on, once, and tries it again later: whoever had it may have to be forgotten first.
     fn try_again(&mut self, run: RunId, state: Box<RunState>, pause: Duration, error: &Error) {
-        if pause > TRY_AGAIN[0] && !self.stuck.contains(&run) {
+        if pause > TRY_AGAIN[0] && self.unresumed.insert(run) {
             self.teller.cannot_resume(run, error);
             if let Some(cause) = &state.cause {
                 self.is_stuck(run, &cause.component);
@@ -491,7 +509,17 @@ impl<'a> World<'a> {
             }
             Done::Looked { component, at, epoch, looked } => self.looked(&component, (at, epoch), looked),
             Done::Judged => self.acting -= 1,
-            Done::TryAgain { run, state, pause } => self.resume(run, *state, pause),
+            Done::TryAgain { run, state, pause } => {
+                let is_busy = |component| self.owns.get(component).is_some_and(|own| own.busy.is_some());
+                if state.plan.components().into_iter().any(is_busy) {
+                    self.work.push(Box::pin(async move {
+                        sleep(TRY_AGAIN[0]).await;
+                        Done::TryAgain { run, state, pause }
+                    }));
+                } else {
+                    self.resume(run, *state, pause);
+                }
+            }
             Done::Acted { case, acted } => {
                 self.acting -= 1;
                 self.free(&case);
@@ -555,6 +583,9 @@ impl<'a> World<'a> {
 
     /// Begins to act on a case, unless something is being done already.
     pub(super) fn start(&mut self, case: Case) {
+        if self.is_stopped() {
+            return;
+        }
         let components = self.moved_by(&case);
         for component in &components {
             let Some(own) = self.owns.get_mut(component) else { continue };
@@ -645,7 +676,7 @@ impl<'a> World<'a> {
         for run in &self.stuck {
             let (journal, run) = (self.all.engine.journal().clone(), *run);
             self.work.push(Box::pin(async move {
-                let runs = journal.runs().await.unwrap_or_default();
+                let Ok(runs) = journal.runs().await else { return Done::Nothing };
                 if is_mended(&runs, run) { Done::Mended { run } } else { Done::Nothing }
             }));
         }
@@ -668,7 +699,7 @@ impl<'a> World<'a> {
             }
         };
         own.unseen = None;
-        let first = own.realm.is_none();
+        let first = own.seen_at.is_none();
         own.realm = Some(known.realm.clone());
         if own.busy.is_some() || own.epoch != epoch {
             own.due = Instant::now();
@@ -690,11 +721,12 @@ impl<'a> World<'a> {
             standing.attempts.retain(|attempt| journaled.contains(&attempt.run));
         }
         let Some(current) = known.current() else { return };
-        if let Some((result, settled_at)) =
-            self.results.get(component).filter(|(own, _)| *own == current.fingerprint)
-        {
-            standing.result = Some(result.clone());
-            standing.settled_at = standing.settled_at.max(Some(*settled_at));
+        if let Some(placed) = self.results.get_mut(component) {
+            placed.replaced |= placed.print != current.fingerprint;
+            if !placed.replaced {
+                standing.result = Some(placed.print.clone());
+                standing.settled_at = standing.settled_at.max(Some(placed.settled_at));
+            }
         }
         standing.look(at, current);
         let is_due = own.recorded_look.is_none_or(|recorded| at.since(recorded) >= LOOK_RECORDS);
