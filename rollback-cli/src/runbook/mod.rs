@@ -609,6 +609,12 @@ journal: { sqlite: runs.db }
     }
 
     #[test]
+    fn the_runbook_of_the_manifests_is_understood() {
+        let runbook = parse(include_str!("../../../deploy/example/rollback.yaml")).unwrap();
+        assert!(runbook.has_policies() && runbook.journal().is_some());
+    }
+
+    #[test]
     fn the_runbook_of_the_readme_is_understood() {
         let readme = include_str!("../../../README.md");
         let blocks = readme.split("```yaml\n").skip(1).filter_map(|block| block.split("```").next());
