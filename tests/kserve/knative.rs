@@ -386,6 +386,10 @@ async fn what_no_template_gives_back_is_not_left_out_in_silence() {
     for newer in [spec("v5", 1000), spec("v4", 1000)] {
         let namespace = deployed("Standard", &[spec("v4", 8), newer.clone()]).await;
         let service = service(&cluster().await, &namespace);
+        // Of the same model the new spec looks recorded before it is.
+        while service.history().await.unwrap().len() < 2 {
+            Testbed::shared().await.pause(Duration::from_millis(100)).await;
+        }
         let error = service.prepare(&Target::Previous).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Refused, "{error:?}");
         assert!(error.to_string().contains("batcher"), "{error}");
