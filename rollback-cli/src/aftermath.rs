@@ -3,19 +3,17 @@
 
 use std::time::Duration;
 
-use rollback_core::incident::IncidentFolder;
 use rollback_core::supervisor::{Holding, Reporter as _};
 use rollback_core::{
     Clock as _, Error, Happening, Move, Notification, Outbox, Outcome, Plan, RunId, RunOptions, RunReport,
     SystemClock,
 };
-
 use tokio::time::timeout;
 
 use crate::journal::Kept;
 use crate::output::{self, told};
 use crate::runbook::Runbook;
-use crate::session::App;
+use crate::session::{self, App};
 
 /// Whose messages are those of runs by hand.
 pub(crate) const BY_HAND: &str = "by hand";
@@ -82,23 +80,18 @@ impl<'a> Aftermath<'a> {
         let moves = Move::all(plan);
         let names: Vec<_> = moves.iter().map(|one| one.component.to_string()).collect();
         let run: RunId = options.run;
-        outbox
-            .send(Notification {
-                id: format!("{run}-started"),
-                at: now,
-                event: Happening::Started,
-                thread: run.to_string(),
-                summary: format!("a run by hand begins: {}", names.join(", ")),
-                details: options.reason.iter().map(|reason| output::mask::text(reason)).collect(),
-                policy: None,
-                components: plan.components().into_iter().cloned().collect(),
-                moves,
-                run: Some(run),
-                actor: Some(options.actor.clone()),
-                next: Vec::new(),
-                report: None,
-            })
-            .await;
+        let summary = format!("a run by hand begins: {}", names.join(", "));
+        let message = Notification::new(now, Happening::Started, run.to_string(), summary);
+        let started = Notification {
+            id: format!("{run}-started"),
+            details: options.reason.iter().cloned().collect(),
+            components: plan.components().into_iter().cloned().collect(),
+            moves,
+            run: Some(run),
+            actor: Some(options.actor.clone()),
+            ..message
+        };
+        outbox.send(started).await;
     }
 
     /// Tells that a run did not begin after all.
@@ -111,21 +104,9 @@ impl<'a> Aftermath<'a> {
         let Some(outbox) = &self.outbox else { return };
         let what =
             if resumed { "the run does not go on" } else { "the run did not begin, and nothing was changed" };
-        let message = Notification {
-            id: format!("{run}-refused"),
-            at: SystemClock.now(),
-            event: Happening::Failed,
-            thread: run.to_string(),
-            summary: format!("{what}: {}", told(&error.report().message)),
-            details: Vec::new(),
-            policy: None,
-            components: Vec::new(),
-            moves: Vec::new(),
-            run: None,
-            actor: Some(crate::session::actor()),
-            next: Vec::new(),
-            report: None,
-        };
+        let summary = format!("{what}: {}", told(&error.report().message));
+        let message = Notification::new(SystemClock.now(), Happening::Failed, run.to_string(), summary);
+        let message = Notification { id: format!("{run}-refused"), actor: Some(session::actor()), ..message };
         outbox.send(message).await;
         outbox.flush(PATIENCE).await;
     }
@@ -147,11 +128,7 @@ impl<'a> Aftermath<'a> {
         let incidents = self.app.runbook.as_ref().and_then(Runbook::incidents);
         let written = match incidents.filter(|_| self.kept.durable) {
             Some(incidents) => {
-                let (journal, ledger) = (self.kept.journal.clone(), self.kept.ledger.clone());
-                let mut folder = IncidentFolder::new(incidents.folder, journal, ledger);
-                if let Some(due) = incidents.due {
-                    folder = folder.with_due(due);
-                }
+                let folder = incidents.reports(self.kept);
                 folder.report(report.run).await.map_or_else(
                     |error| {
                         let why = told(&error.report().message);

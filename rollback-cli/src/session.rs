@@ -50,6 +50,14 @@ impl App {
         Ok(Self { global, stop, runbook, broken, journal_is_typed: is_typed })
     }
 
+    /// The runbook, for what cannot be done without one: what that is.
+    pub(crate) fn runbook(&self, missing: &str) -> Result<&Runbook, Failure> {
+        self.runbook.as_ref().ok_or_else(|| match &self.broken {
+            Some(broken) => usage(broken.report().message),
+            None => usage(format!("{missing}: name one with -f")),
+        })
+    }
+
     /// Waits for something that changes nothing, or until Ctrl-C.
     pub(crate) async fn until_stopped<T>(
         &self,

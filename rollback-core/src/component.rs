@@ -45,6 +45,13 @@ impl ComponentId {
         Ok(Self { kind: kind.into(), scope: scope.map(Into::into), name: name.into() })
     }
 
+    /// A component without a scope that is named after free text.
+    pub(crate) fn named_after(kind: &str, text: &str) -> Option<Self> {
+        let name: String =
+            text.chars().map(|c| if c.is_whitespace() || c.is_control() { '_' } else { c }).collect();
+        Self::new(kind, None, &name).ok()
+    }
+
     /// The kind, such as `deployment`.
     pub fn kind(&self) -> &str {
         &self.kind

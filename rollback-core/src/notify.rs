@@ -165,6 +165,30 @@ pub struct Alert {
 }
 
 impl Notification {
+    /// One of which no more is known than this, with an identity of its own.
+    pub fn new(
+        at: Timestamp,
+        event: Happening,
+        thread: impl Into<String>,
+        summary: impl Into<String>,
+    ) -> Self {
+        Self {
+            id: RunId::random().to_string(),
+            at,
+            event,
+            thread: thread.into(),
+            summary: summary.into(),
+            details: Vec::new(),
+            policy: None,
+            components: Vec::new(),
+            moves: Vec::new(),
+            run: None,
+            actor: None,
+            next: Vec::new(),
+            report: None,
+        }
+    }
+
     /// The same without what looks like a secret, as it may be shown to anybody.
     #[must_use]
     pub fn masked(mut self) -> Self {

@@ -88,13 +88,8 @@ impl Outbox {
         for notifier in notifiers {
             // Two of one name are told apart by their order.
             let same = queues.iter().filter(|queue| queue.notifier.name() == notifier.name()).count();
-            let name = if same == 0 {
-                notifier.name().to_owned()
-            } else {
-                format!("{} {}", notifier.name(), same + 1)
-            };
-            let key =
-                name.chars().map(|c| if c.is_whitespace() || c.is_control() { '_' } else { c }).collect();
+            let name = notifier.name();
+            let key = if same == 0 { name.to_owned() } else { format!("{name} {}", same + 1) };
             queues.push(Queue { notifier, key, state: Mutex::default(), changed: Notify::new() });
         }
         Self { ledger, clock: Arc::new(SystemClock), queues }
@@ -105,9 +100,8 @@ impl Outbox {
     #[must_use]
     pub fn of(mut self, owner: &str) -> Self {
         for queue in &mut self.queues {
-            let owner = owner.chars().map(|c| if c.is_whitespace() || c.is_control() { '_' } else { c });
             queue.key.push(':');
-            queue.key.extend(owner);
+            queue.key.push_str(owner);
         }
         self
     }
@@ -119,13 +113,8 @@ impl Outbox {
         self
     }
 
-    /// Those that it tells.
-    pub fn notifiers(&self) -> impl Iterator<Item = &Arc<dyn Notifier>> {
-        self.queues.iter().map(|queue| &queue.notifier)
-    }
-
-    /// Takes a message in, [masked](Notification::masked): recorded when this returns, as far as the ledger can be written, and delivered by
-    /// [`deliver`](Self::deliver).
+    /// Takes a message in, [masked](Notification::masked): recorded when this returns, as far as the ledger can be
+    /// written, and delivered by [`deliver`](Self::deliver).
     pub async fn send(&self, message: Notification) {
         let message = message.masked();
         tracing::info!(event = ?message.event, run = ?message.run.map(|run| run.to_string()), "{}", message.summary);
@@ -195,7 +184,7 @@ impl Queue {
     }
 
     fn place(&self) -> Option<(Realm, ComponentId)> {
-        Some((Realm::new(super::supervisor::REALM), ComponentId::new("notifier", None, &self.key).ok()?))
+        Some((Realm::new(super::supervisor::REALM), ComponentId::named_after("notifier", &self.key)?))
     }
 
     /// Takes up what an earlier process left.
@@ -297,21 +286,17 @@ impl Queue {
                 }
                 Err(error) => error,
             };
-            match error.disposition() {
-                Disposition::Temporary(_) | Disposition::Indeterminate => {
-                    let after = match error.disposition() {
-                        Disposition::Temporary(after) => after,
-                        _ => None,
-                    };
-                    let pause = after.or_else(|| pauses.next()).unwrap_or(PATIENCE);
-                    tracing::warn!(notifier = name, %error, ?pause, "not delivered, and tried again");
-                    sleep(pause).await;
-                }
+            let after = match error.disposition() {
+                Disposition::Temporary(after) => after,
+                Disposition::Indeterminate => None,
                 _ => {
                     tracing::error!(notifier = name, %error, summary = message.summary, "not delivered");
                     break Some(message.clone());
                 }
-            }
+            };
+            let pause = after.or_else(|| pauses.next()).unwrap_or(PATIENCE);
+            tracing::warn!(notifier = name, %error, ?pause, "not delivered, and tried again");
+            sleep(pause).await;
         };
         {
             let mut state = self.state();

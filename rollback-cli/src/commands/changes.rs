@@ -19,7 +19,7 @@ use crate::journal;
 use crate::output::{self, table, told};
 use crate::parts::{Servers, Settings};
 use crate::runbook::Named;
-use crate::session::{self, App};
+use crate::session::App;
 
 /// That something else came in place.
 struct Change {
@@ -34,9 +34,7 @@ struct Change {
 }
 
 pub(crate) async fn run(app: &App, args: ChangesArgs) -> Result<Exit, Failure> {
-    let Some(runbook) = &app.runbook else {
-        return Err(session::usage("there is no runbook that says whose changes to list: name one with -f"));
-    };
+    let runbook = app.runbook("there is no runbook that says whose changes to list")?;
     let kept = journal::known(app).await?;
     let servers = Servers::default();
     let settings = Settings::knowing(&kept.ledger);

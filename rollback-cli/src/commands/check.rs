@@ -7,8 +7,7 @@ use futures::future::join_all;
 use rollback_core::supervisor::Policy;
 use rollback_core::trigger::{Memory, Verdict};
 use rollback_core::{
-    Alert, Clock as _, Error, ErrorKind, Happening, Notification, Outbox, Rollbackable, RunId, SystemClock,
-    Target,
+    Alert, Clock as _, Error, ErrorKind, Happening, Notification, Outbox, Rollbackable, SystemClock, Target,
 };
 use rollback_k8s::{Cluster, Right};
 use serde_json::json;
@@ -46,12 +45,7 @@ impl Check {
 }
 
 pub(crate) async fn run(app: &App, args: CheckArgs) -> Result<Exit, Failure> {
-    let Some(runbook) = &app.runbook else {
-        return Err(app.broken.as_ref().map_or_else(
-            || session::usage("there is no runbook to check: name one with -f"),
-            |broken| session::usage(broken.report().message),
-        ));
-    };
+    let runbook = app.runbook("there is no runbook to check")?;
     let mut checks = vec![Check::of("runbook", Ok(format!("{} can be read", runbook.path().display())))];
     let kept = match journal::known(app).await {
         Ok(kept) => {
@@ -283,20 +277,7 @@ async fn of_notifiers(runbook: &Runbook, tell: bool, kept: Option<&crate::journa
 }
 
 fn test(runbook: &Runbook) -> Notification {
-    let id = RunId::random().to_string();
-    Notification {
-        id: id.clone(),
-        at: SystemClock.now(),
-        event: Happening::Test,
-        thread: id,
-        summary: format!("a test of the notifications of the runbook {}", runbook.name()),
-        details: Vec::new(),
-        policy: None,
-        components: Vec::new(),
-        moves: Vec::new(),
-        run: None,
-        actor: Some(session::actor()),
-        next: Vec::new(),
-        report: None,
-    }
+    let summary = format!("a test of the notifications of the runbook {}", runbook.name());
+    let message = Notification::new(SystemClock.now(), Happening::Test, "test", summary);
+    Notification { thread: message.id.clone(), actor: Some(session::actor()), ..message }
 }

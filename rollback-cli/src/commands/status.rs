@@ -12,7 +12,7 @@ use crate::args::StatusArgs;
 use crate::exit::{Exit, Failure};
 use crate::output::{self, json, table, told};
 use crate::parts::{Servers, Settings};
-use crate::session::{self, App};
+use crate::session::App;
 
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
@@ -48,9 +48,7 @@ pub(crate) async fn run(app: &App, args: StatusArgs) -> Result<Exit, Failure> {
 
 /// All components of the runbook, side by side.
 async fn all(app: &App, args: &StatusArgs) -> Result<Exit, Failure> {
-    let Some(runbook) = &app.runbook else {
-        return Err(session::usage("name a component, or a runbook with -f for all of its components"));
-    };
+    let runbook = app.runbook("no component is named, and there is no runbook to look at all of")?;
     let servers = Servers::default();
     let mut parts = Vec::new();
     for component in runbook.all() {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rollback_core::incident::IncidentFolder;
 use rollback_core::supervisor::{Leadership, Proposals, Supervised, Supervisor};
 use rollback_core::{
     Engine, Error, ErrorKind, Fingerprint, Lease, LocalLease, Locator, Notification, Outbox, Plan,
@@ -34,12 +33,7 @@ const FAREWELL: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 pub(crate) async fn run(app: &App, args: WatchArgs) -> Result<Exit, Failure> {
-    let Some(runbook) = &app.runbook else {
-        return Err(app.broken.as_ref().map_or_else(
-            || session::usage("there is no runbook whose policies could be watched: name one with -f"),
-            |broken| session::usage(broken.report().message),
-        ));
-    };
+    let runbook = app.runbook("there is no runbook whose policies could be watched")?;
     if !runbook.has_policies() {
         return Err(session::usage(format!("the runbook {} has no policies", runbook.path().display())));
     }
@@ -175,11 +169,7 @@ impl Generation {
             .with_lease_of(leases)
             .with_proposals(Arc::new(Shelf { folder: proposals(), locators, flags: flags(app) }));
         if let Some(incidents) = runbook.incidents() {
-            let mut folder = IncidentFolder::new(incidents.folder, kept.journal.clone(), kept.ledger.clone());
-            if let Some(due) = incidents.due {
-                folder = folder.with_due(due);
-            }
-            supervisor = supervisor.with_reporter(Arc::new(folder));
+            supervisor = supervisor.with_reporter(Arc::new(incidents.reports(kept)));
         }
         let lease: Option<Arc<dyn Lease>> = match &kept.namespace {
             Some(namespace) => {

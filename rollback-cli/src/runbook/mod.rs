@@ -210,9 +210,9 @@ impl Runbook {
     fn parse(text: &str, path: &Path) -> std::result::Result<Self, Vec<String>> {
         // What is no YAML says where, by line and column.
         let document: serde_json::Value = serde_yaml_ng::from_str(text).map_err(|e| vec![e.to_string()])?;
-        let places = Places::of(text);
         let shape = schema::faults(&document);
         if !shape.is_empty() {
+            let places = Places::of(text);
             return Err(shape.iter().map(|(pointer, fault)| places.with(pointer, fault)).collect());
         }
         let file: File = serde_yaml_ng::from_str(text).map_err(|e| vec![e.to_string()])?;
@@ -279,6 +279,7 @@ impl Runbook {
             entry.check(&format!("notify[{index}]"), &mut faults);
         }
         if !faults.is_empty() {
+            let places = Places::of(text);
             return Err(faults.iter().map(|fault| places.told(fault)).collect());
         }
         Ok(Self {

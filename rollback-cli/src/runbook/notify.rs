@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rollback_core::incident::IncidentFolder;
 use rollback_core::supervisor::Options;
 use rollback_core::{Notifier, Result};
 use rollback_notify::{Alertmanager, AlertmanagerConfig, Slack, SlackConfig, Webhook, WebhookConfig};
@@ -11,6 +12,7 @@ use serde::Deserialize;
 
 use super::Runbook;
 use super::units::{Secret, Time};
+use crate::journal::Kept;
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -134,6 +136,17 @@ impl NotifyEntry {
 pub(crate) struct Incidents {
     pub(crate) folder: PathBuf,
     pub(crate) due: Option<std::time::Duration>,
+}
+
+impl Incidents {
+    /// The reports of what is kept there.
+    pub(crate) fn reports(self, kept: &Kept) -> IncidentFolder {
+        let folder = IncidentFolder::new(self.folder, kept.journal.clone(), kept.ledger.clone());
+        match self.due {
+            Some(due) => folder.with_due(due),
+            None => folder,
+        }
+    }
 }
 
 impl Runbook {

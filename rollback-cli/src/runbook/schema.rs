@@ -59,7 +59,8 @@ fn without_null(value: Value) -> Value {
 
 /// Everything in a document that is not of the shape of a runbook: where, as a JSON pointer, and what.
 pub(super) fn faults(document: &Value) -> Vec<(String, String)> {
-    let Ok(validator) = Validator::new(&schema()) else { return Vec::new() };
+    let schema = schema();
+    let Ok(validator) = Validator::new(&schema) else { return Vec::new() };
     let mut all = Vec::new();
     for error in validator.iter_errors(document) {
         // Nothing stands for what is left out; where it may not be, the reader says so.
@@ -69,8 +70,8 @@ pub(super) fn faults(document: &Value) -> Vec<(String, String)> {
         let pointer = error.instance_path().to_string();
         match error.kind() {
             ValidationErrorKind::AdditionalProperties { unexpected } => {
+                let known = known_beside(&validator, &schema, document, &pointer);
                 for name in unexpected {
-                    let known = known_beside(&validator, document, &pointer, name);
                     let hint = nearest(name, &known).map(|near| format!(", did you mean {near}?"));
                     let hint = hint.unwrap_or_else(|| format!("; it has: {}", known.join(", ")));
                     all.push((format!("{pointer}/{}", token(name)), format!("unknown field {name}{hint}")));
@@ -106,8 +107,7 @@ pub(super) fn faults(document: &Value) -> Vec<(String, String)> {
 }
 
 /// The fields that an object may have: those that are not unknown when they are added.
-fn known_beside(validator: &Validator, document: &Value, pointer: &str, unknown: &str) -> Vec<String> {
-    let all: Vec<String> = names(&schema());
+fn known_beside(validator: &Validator, schema: &Value, document: &Value, pointer: &str) -> Vec<String> {
     let is_known = |name: &String| {
         let mut tried = document.clone();
         let Some(Value::Object(members)) = tried.pointer_mut(pointer) else { return false };
@@ -118,7 +118,7 @@ fn known_beside(validator: &Validator, document: &Value, pointer: &str, unknown:
                 && matches!(error.kind(), ValidationErrorKind::AdditionalProperties { .. })
         })
     };
-    all.into_iter().filter(|name| name != unknown).filter(is_known).collect()
+    names(schema).into_iter().filter(is_known).collect()
 }
 
 /// All names of fields in a schema.

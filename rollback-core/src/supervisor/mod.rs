@@ -360,7 +360,5 @@ pub async fn memory_of(ledger: &dyn Ledger, policy: &str) -> Result<Memory> {
 
 /// The component under which the ledger keeps what is remembered of a policy.
 fn of_policy(name: &str) -> Option<(Realm, ComponentId)> {
-    let name: String =
-        name.chars().map(|c| if c.is_whitespace() || c.is_control() { '_' } else { c }).collect();
-    Some((Realm::new(REALM), ComponentId::new("policy", None, &name).ok()?))
+    Some((Realm::new(REALM), ComponentId::named_after("policy", name)?))
 }

@@ -30,22 +30,8 @@ impl Teller {
     }
 
     fn message(&self, event: Happening, thread: String, summary: String) -> Notification {
-        let at = self.clock.now();
-        Notification {
-            id: RunId::random().to_string(),
-            at,
-            event,
-            thread,
-            summary,
-            details: Vec::new(),
-            policy: None,
-            components: Vec::new(),
-            moves: Vec::new(),
-            run: None,
-            actor: Some(self.actor.clone()),
-            next: Vec::new(),
-            report: None,
-        }
+        let message = Notification::new(self.clock.now(), event, thread, summary);
+        Notification { actor: Some(self.actor.clone()), ..message }
     }
 
     fn of_policy(

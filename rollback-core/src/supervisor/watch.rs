@@ -653,8 +653,7 @@ impl<'a> World<'a> {
         let now = Instant::now();
         let Some(watched) = self.watched.get_mut(policy) else { return };
         let is_due = watched.dirty || watched.saved.is_none_or(|saved| now - saved >= CALM_RECORDS);
-        // While it is evaluated its memory is elsewhere.
-        if watched.saving || watched.evaluating || !is_due || self.all.options.observe {
+        if watched.saving || !is_due || self.all.options.observe {
             return;
         }
         (watched.saving, watched.dirty, watched.saved) = (true, false, Some(now));
