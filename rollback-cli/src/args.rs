@@ -2,15 +2,17 @@
 
 mod choices;
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 use jiff::fmt::friendly::SpanParser;
 use rollback_core::{Error, ErrorKind, Timestamp};
 use rollback_git::Pick;
 
+use crate::complete;
 use crate::exit::Failure;
 
 pub(crate) use choices::{
@@ -45,13 +47,13 @@ pub(crate) struct Cli {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Global {
     /// Namespace of components written as TYPE/NAME [default: that of the context]
-    #[arg(short, long, global = true, value_name = "NAMESPACE", help_heading = "Connection and output")]
+    #[arg(short, long, global = true, value_name = "NAMESPACE", add = complete::namespaces(), help_heading = "Connection and output")]
     pub(crate) namespace: Option<String>,
     /// The runbook, whose components and plans are known by their names [default: rollback.yaml where it is there]
     #[arg(short, long, global = true, value_name = "FILE", help_heading = "Connection and output")]
     pub(crate) file: Option<PathBuf>,
     /// Context of the kubeconfig [default: its current one]
-    #[arg(long, global = true, value_name = "CONTEXT", help_heading = "Connection and output")]
+    #[arg(long, global = true, value_name = "CONTEXT", add = complete::contexts(), help_heading = "Connection and output")]
     pub(crate) context: Option<String>,
     /// Kubeconfig file [default: $KUBECONFIG, else ~/.kube/config]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Connection and output")]
@@ -204,7 +206,7 @@ pub(crate) enum Command {
     Schema,
     /// Prints the completion script of a shell
     #[command(after_help = "Example:
-  source <(rollback completions bash)")]
+  source <(rollback completions bash)    at the start of each shell: the script belongs to this version")]
     Completions {
         /// Which shell
         shell: Shell,
@@ -214,14 +216,14 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct HistoryArgs {
     /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, isvc/baseline, model/baseline or env/PATH; or a name of the runbook
-    #[arg(value_name = "COMPONENT", required = true, num_args = 1..=2)]
+    #[arg(value_name = "COMPONENT", required = true, num_args = 1..=2, add = complete::components())]
     pub(crate) component: Vec<String>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
     /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, isvc/baseline, model/baseline or env/PATH; or a name of the runbook
-    #[arg(value_name = "COMPONENT", required = true)]
+    #[arg(value_name = "COMPONENT", required = true, add = complete::components_and_plans())]
     pub(crate) components: Vec<String>,
     #[command(flatten)]
     pub(crate) target: TargetArgs,
@@ -233,7 +235,7 @@ pub(crate) struct PlanArgs {
 #[derive(Debug, Args)]
 pub(crate) struct UndoArgs {
     /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, isvc/baseline, model/baseline or env/PATH; or a name of the runbook
-    #[arg(value_name = "COMPONENT", required_unless_present = "plan")]
+    #[arg(value_name = "COMPONENT", required_unless_present = "plan", add = complete::components_and_plans())]
     pub(crate) components: Vec<String>,
     #[command(flatten)]
     pub(crate) target: TargetArgs,
@@ -268,10 +270,10 @@ pub(crate) struct WhyArgs {
 #[derive(Debug, Args)]
 pub(crate) struct MarkArgs {
     /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, isvc/baseline, model/baseline or env/PATH; or a name of the runbook
-    #[arg(value_name = "COMPONENT")]
+    #[arg(value_name = "COMPONENT", add = complete::components())]
     pub(crate) component: String,
     /// Which revision, as `rollback history` lists it
-    #[arg(long, value_name = "R")]
+    #[arg(long, value_name = "R", add = complete::revisions())]
     pub(crate) revision: String,
     /// What it is
     pub(crate) mark: GoodOrBad,
@@ -283,7 +285,7 @@ pub(crate) struct MarkArgs {
 #[derive(Debug, Args)]
 pub(crate) struct RecordArgs {
     /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, isvc/baseline, model/baseline or env/PATH; or a name of the runbook
-    #[arg(value_name = "COMPONENT", required = true, num_args = 1..=2)]
+    #[arg(value_name = "COMPONENT", required = true, num_args = 1..=2, add = complete::components())]
     pub(crate) component: Vec<String>,
 }
 
@@ -292,7 +294,7 @@ pub(crate) struct RecordArgs {
 pub(crate) struct TargetArgs {
     /// Return to revision R; 0 is the previous one, `none` empties the stage of a model. With several components:
     /// NAME=R, may be repeated
-    #[arg(long, value_name = "[NAME=]R", allow_negative_numbers = true)]
+    #[arg(long, value_name = "[NAME=]R", add = complete::revisions(), allow_negative_numbers = true)]
     pub(crate) to_revision: Vec<String>,
     /// Return to the newest revision marked good that is not in place
     #[arg(long, conflicts_with = "to_revision")]
@@ -378,7 +380,7 @@ pub(crate) struct RunArgs {
 pub(crate) struct StatusArgs {
     /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, isvc/baseline, model/baseline or env/PATH; or a
     /// name of the runbook [default: all components of the runbook]
-    #[arg(value_name = "COMPONENT", num_args = 0..=2)]
+    #[arg(value_name = "COMPONENT", num_args = 0..=2, add = complete::components())]
     pub(crate) component: Vec<String>,
     /// Watch until it has settled or failed
     #[arg(short, long)]
@@ -391,7 +393,7 @@ pub(crate) struct StatusArgs {
 #[derive(Debug, Args)]
 pub(crate) struct RestartArgs {
     /// TYPE/NAME or TYPE/NAMESPACE/NAME, such as deployment/web, sts/db, isvc/baseline, model/baseline or env/PATH; or a name of the runbook
-    #[arg(value_name = "COMPONENT", required = true, num_args = 1..=2)]
+    #[arg(value_name = "COMPONENT", required = true, num_args = 1..=2, add = complete::components())]
     pub(crate) component: Vec<String>,
     /// All pods, as a rollout, and not only those that are not ready
     #[arg(long)]
@@ -403,14 +405,14 @@ pub(crate) struct RestartArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ShowArgs {
     /// The id of the run; its beginning or its end will do
-    #[arg(value_name = "RUN")]
+    #[arg(value_name = "RUN", add = complete::runs())]
     pub(crate) run: String,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ResumeArgs {
     /// The id of the run; its beginning or its end will do [default: the only unfinished one]
-    #[arg(value_name = "RUN")]
+    #[arg(value_name = "RUN", add = complete::unfinished_runs())]
     pub(crate) run: Option<String>,
     #[command(flatten)]
     pub(crate) why: WhyArgs,
@@ -419,7 +421,7 @@ pub(crate) struct ResumeArgs {
 #[derive(Debug, Args)]
 pub(crate) struct AbandonArgs {
     /// The id of the run; its beginning or its end will do
-    #[arg(value_name = "RUN")]
+    #[arg(value_name = "RUN", add = complete::unfinished_runs())]
     pub(crate) run: String,
     /// Why, for the record
     #[arg(long, value_name = "TEXT")]
@@ -429,7 +431,7 @@ pub(crate) struct AbandonArgs {
 #[derive(Debug, Args)]
 pub(crate) struct RevertArgs {
     /// The id of the run; its beginning or its end will do
-    #[arg(value_name = "RUN")]
+    #[arg(value_name = "RUN", add = complete::runs())]
     pub(crate) id: String,
     /// What to do once a component has failed
     #[arg(long, value_name = "POLICY", default_value = "halt")]
@@ -463,7 +465,7 @@ pub(crate) struct ChangesArgs {
 #[derive(Debug, Args)]
 pub(crate) struct HoldArgs {
     /// TYPE/NAME or TYPE/NAMESPACE/NAME; or a name of the runbook
-    #[arg(value_name = "COMPONENT", required_unless_present = "all", num_args = 1..=2)]
+    #[arg(value_name = "COMPONENT", required_unless_present = "all", num_args = 1..=2, add = complete::components())]
     pub(crate) component: Vec<String>,
     /// All components
     #[arg(long, conflicts_with = "component")]
@@ -479,7 +481,7 @@ pub(crate) struct HoldArgs {
 #[derive(Debug, Args)]
 pub(crate) struct UnholdArgs {
     /// TYPE/NAME or TYPE/NAMESPACE/NAME; or a name of the runbook
-    #[arg(value_name = "COMPONENT", required_unless_present = "all", num_args = 1..=2)]
+    #[arg(value_name = "COMPONENT", required_unless_present = "all", num_args = 1..=2, add = complete::components())]
     pub(crate) component: Vec<String>,
     /// All components
     #[arg(long, conflicts_with = "component")]
@@ -489,7 +491,7 @@ pub(crate) struct UnholdArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ReportArgs {
     /// The id of the run; its beginning or its end will do
-    #[arg(value_name = "RUN")]
+    #[arg(value_name = "RUN", add = complete::runs())]
     pub(crate) run: String,
     /// In which form [default: markdown, or json with -o json]
     #[arg(long, value_name = "FORMAT")]
@@ -522,6 +524,14 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// The command line under the name by which it was called: kubectl calls plugins, and people call kubectl.
+pub(crate) fn command(called: Option<OsString>) -> clap::Command {
+    let is_plugin =
+        called.is_some_and(|path| Path::new(&path).file_stem() == Some("kubectl-rollback".as_ref()));
+    let command = Cli::command();
+    if is_plugin { command.bin_name("kubectl rollback") } else { command }
+}
+
 /// Whether JSON is asked for, also where the rest cannot be parsed.
 pub(crate) fn wants_json(args: impl Iterator<Item = String>) -> bool {
     let mut last_is_flag = false;
@@ -544,8 +554,6 @@ pub(crate) fn as_failure(error: &clap::Error) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {

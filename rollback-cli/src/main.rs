@@ -3,6 +3,7 @@
 mod aftermath;
 mod args;
 mod commands;
+mod complete;
 mod exit;
 mod journal;
 mod keep;
@@ -20,7 +21,7 @@ mod testing;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::FromArgMatches as _;
 use rollback_core::{Error, ErrorKind};
 use tokio::runtime::Runtime;
 
@@ -29,7 +30,9 @@ use exit::{Exit, Failure};
 use session::App;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    complete::answer();
+    let parsed = args::command(std::env::args_os().next()).try_get_matches();
+    let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => return usage(&error).into(),
     };

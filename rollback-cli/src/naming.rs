@@ -8,6 +8,41 @@ use crate::runbook::Runbook;
 
 const KNOWN: &str = "deployment (deploy), statefulset (sts), daemonset (ds), inferenceservice (isvc), model and environment (env)";
 
+/// The types as they are offered to somebody who types one.
+pub(crate) const TYPES: [&str; 11] = [
+    "deployment",
+    "deploy",
+    "statefulset",
+    "sts",
+    "daemonset",
+    "ds",
+    "inferenceservice",
+    "isvc",
+    "model",
+    "environment",
+    "env",
+];
+
+/// What a word for a type names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Named {
+    Workload(WorkloadKind),
+    Service,
+    Model,
+    Environment,
+}
+
+/// The type that a word names.
+pub(crate) fn type_named(word: &str) -> Option<Named> {
+    match word.parse() {
+        Ok(kind) => Some(Named::Workload(kind)),
+        Err(_) if is_service(word) => Some(Named::Service),
+        Err(_) if is_model(word) => Some(Named::Model),
+        Err(_) if is_environment(word) => Some(Named::Environment),
+        Err(_) => None,
+    }
+}
+
 /// What sort of component it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -53,7 +88,7 @@ pub(crate) fn parse_all(words: &[String], runbook: Option<&Runbook>) -> Result<V
         [kind, names @ ..]
             if !words.iter().all(is_of_runbook)
                 && !names.is_empty()
-                && (kind.parse::<WorkloadKind>().is_ok() || is_model(kind) || is_service(kind))
+                && type_named(kind).is_some_and(|named| named != Named::Environment)
                 && names.iter().all(|name| !name.contains('/')) =>
         {
             names.iter().map(|name| parse(&format!("{kind}/{name}"))).collect()
@@ -64,7 +99,7 @@ pub(crate) fn parse_all(words: &[String], runbook: Option<&Runbook>) -> Result<V
 
 /// Whether a word is a type, so that no component can have it for its name.
 pub(crate) fn is_type(word: &str) -> bool {
-    word.parse::<WorkloadKind>().is_ok() || is_model(word) || is_service(word) || is_environment(word)
+    type_named(word).is_some()
 }
 
 fn is_environment(kind: &str) -> bool {
@@ -103,16 +138,12 @@ fn parse(written: &str, runbook: Option<&Runbook>) -> Result<Component> {
         return Err(Error::new(ErrorKind::InvalidConfig, message)
             .with_hint(format!("it knows: {}; else write TYPE/NAME", runbook.names())));
     }
-    if is_model(kind) {
-        return model(written, &rest);
-    }
-    if is_environment(kind) {
-        return environment(written, &rest.join("/"));
-    }
-    let kind = match kind.parse() {
-        Ok(kind) => Kind::Workload(kind),
-        Err(_) if is_service(kind) => Kind::Service,
-        Err(_) => {
+    let kind = match type_named(kind) {
+        Some(Named::Model) => return model(written, &rest),
+        Some(Named::Environment) => return environment(written, &rest.join("/")),
+        Some(Named::Workload(kind)) => Kind::Workload(kind),
+        Some(Named::Service) => Kind::Service,
+        None => {
             return Err(invalid(format!("{written}: {kind:?} is no type known; the types are {KNOWN}")));
         }
     };

@@ -28,20 +28,29 @@ pub(crate) struct App {
 
 impl App {
     /// With the runbook that is named, or that is there.
-    pub(crate) fn new(mut global: Global, stop: CancellationToken) -> Result<Self, Failure> {
+    pub(crate) fn new(global: Global, stop: CancellationToken) -> Result<Self, Failure> {
+        Self::with(global, stop, output::say)
+    }
+
+    /// The same for a shell that completes, which has no place for warnings.
+    pub(crate) fn silent(global: Global, stop: CancellationToken) -> Result<Self, Failure> {
+        Self::with(global, stop, |_| ())
+    }
+
+    fn with(mut global: Global, stop: CancellationToken, say: fn(&str)) -> Result<Self, Failure> {
         let found = global.file.clone().or_else(|| {
             let path = PathBuf::from(runbook::DEFAULT);
             path.is_file().then_some(path)
         });
         let is_named = global.file.is_some();
-        let found = found.filter(|path| is_named || is_trusted(path));
+        let found = found.filter(|path| is_named || is_trusted(path, say));
         let (runbook, broken) = match found.as_deref().map(Runbook::read) {
             None => (None, None),
             Some(Ok(runbook)) => (Some(runbook), None),
             Some(Err(error)) if is_named => return Err(Failure::setup(error)),
             // What is typed in full does not need it.
             Some(Err(error)) => {
-                output::say(&format!("warning: {}", output::told(&error.report().message)));
+                say(&format!("warning: {}", output::told(&error.report().message)));
                 (None, Some(error))
             }
         };
@@ -119,7 +128,7 @@ impl App {
 
 /// Whether a file that nobody named may decide where to connect: it is the user's or the system's own, and nobody else
 /// can write it.
-pub(crate) fn is_trusted(path: &Path) -> bool {
+pub(crate) fn is_trusted(path: &Path, say: fn(&str)) -> bool {
     #[cfg(unix)]
     let is_safe = std::fs::metadata(path).is_ok_and(|data| {
         use std::os::unix::fs::MetadataExt as _;
@@ -129,7 +138,7 @@ pub(crate) fn is_trusted(path: &Path) -> bool {
     #[cfg(not(unix))]
     let is_safe = true;
     if !is_safe {
-        output::say(&format!(
+        say(&format!(
             "warning: {} belongs to somebody else or can be written by anybody, and is not used; name it with -f to use it",
             path.display()
         ));

@@ -11,6 +11,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::error::{from_git, from_io};
+use crate::kustomization::KUSTOMIZATIONS;
 use crate::tree::{Folder, Limits};
 
 /// How long fetching may take.
@@ -174,6 +175,29 @@ impl Repository {
                 key(b).cmp(&key(a)).then_with(|| b.name.cmp(&a.name))
             });
             Ok(tags)
+        })
+        .await
+    }
+
+    /// The folders that hold a kustomization in what is checked out: what may be an environment.
+    ///
+    /// # Errors
+    /// When the repository cannot be read.
+    pub async fn kustomizations(&self) -> Result<Vec<String>> {
+        self.read(|repository| {
+            let failed = |e| from_git(e, "cannot read what is checked out");
+            let tree = repository.head().and_then(|head| head.peel_to_tree()).map_err(failed)?;
+            let mut folders = Vec::new();
+            tree.walk(git2::TreeWalkMode::PreOrder, |folder, entry| {
+                if entry.name().is_ok_and(|name| KUSTOMIZATIONS.contains(&name)) {
+                    folders.push(folder.trim_end_matches('/').to_owned());
+                }
+                git2::TreeWalkResult::Ok
+            })
+            .map_err(failed)?;
+            folders.retain(|folder| !folder.is_empty());
+            folders.dedup();
+            Ok(folders)
         })
         .await
     }

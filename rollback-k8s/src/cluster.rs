@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -266,6 +266,26 @@ impl Cluster {
                 _ => return Ok(items),
             }
         }
+    }
+
+    /// The names of the objects at a path of the API, such as `/api/v1/namespaces`, without the objects.
+    ///
+    /// # Errors
+    /// What the server answers.
+    pub async fn names(&self, path: &str) -> Result<Vec<String>> {
+        let objects = self.lookup_metadata(path, &format!("listing {path}")).await?;
+        Ok(objects.iter().map(|object| crate::json::name(object).to_owned()).collect())
+    }
+
+    /// The contexts of a kubeconfig, by default of `$KUBECONFIG` or `~/.kube/config`.
+    ///
+    /// # Errors
+    /// `InvalidConfig` for one that is absent or does not parse.
+    pub fn contexts(kubeconfig: Option<&Path>) -> Result<Vec<String>> {
+        let read = kubeconfig.map_or_else(Kubeconfig::read, Kubeconfig::read_from);
+        let read = read
+            .map_err(|e| Error::new(ErrorKind::InvalidConfig, "cannot read the kubeconfig").with_source(e))?;
+        Ok(read.contexts.into_iter().map(|context| context.name).collect())
     }
 
     /// A whole list, shared by all components that ask for it within a few seconds.

@@ -105,6 +105,11 @@ pub(crate) struct View {
     known: Known,
 }
 
+/// Where the API lists them.
+fn collection(namespace: &str) -> String {
+    format!("/apis/serving.kserve.io/v1beta1/namespaces/{namespace}/inferenceservices")
+}
+
 impl InferenceService {
     /// Names an `InferenceService`; no request is made yet.
     ///
@@ -114,6 +119,14 @@ impl InferenceService {
         rollback_k8s::backend::check_names("inferenceservice", namespace, name)?;
         let id = ComponentId::new("inferenceservice", Some(namespace), name)?;
         Ok(Self { cluster: cluster.clone(), id, options, ledger: None, followed: None })
+    }
+
+    /// The names of those in a namespace.
+    ///
+    /// # Errors
+    /// What the server answers; `NotFound` where it knows no `InferenceServices`.
+    pub async fn names(cluster: &Cluster, namespace: &str) -> Result<Vec<String>> {
+        cluster.names(&collection(namespace)).await
     }
 
     /// Uses what a ledger has recorded: the whole specs of states of which the cluster remembers only what ran.
@@ -168,11 +181,7 @@ impl InferenceService {
     }
 
     fn path(&self) -> String {
-        format!(
-            "/apis/serving.kserve.io/v1beta1/namespaces/{}/inferenceservices/{}",
-            self.namespace(),
-            self.id.name()
-        )
+        format!("{}/{}", collection(self.namespace()), self.id.name())
     }
 
     fn own(&self, error: Error) -> Error {

@@ -13,7 +13,7 @@ use url::Url;
 
 use crate::config::RegistryConfig;
 use crate::error;
-use crate::wire::{DownloadAnswer, ModelAnswer, ModelVersion, RegisteredModel, SearchAnswer};
+use crate::wire::{DownloadAnswer, ModelAnswer, ModelVersion, ModelsAnswer, RegisteredModel, SearchAnswer};
 
 /// How many versions one page of a list has.
 const PAGE: &str = "1000";
@@ -105,6 +105,28 @@ impl Registry {
 
     async fn write(&self, path: &str, body: &Value, what: &str) -> Result<Value> {
         Self::send(self.request(Method::POST, path)?.json(body), Access::Write, what).await
+    }
+
+    /// The names of all registered models.
+    ///
+    /// # Errors
+    /// What the server answers.
+    pub async fn model_names(&self) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        let mut token = String::new();
+        loop {
+            let mut query = vec![("max_results", PAGE), ("order_by", "name ASC")];
+            if !token.is_empty() {
+                query.push(("page_token", &token));
+            }
+            let page: ModelsAnswer =
+                self.get("registered-models/search", &query, "listing the registered models").await?;
+            names.extend(page.registered_models.into_iter().map(|model| model.name));
+            if page.next_page_token.is_empty() {
+                return Ok(names);
+            }
+            token = page.next_page_token;
+        }
     }
 
     pub(crate) async fn model(&self, name: &str) -> Result<RegisteredModel> {

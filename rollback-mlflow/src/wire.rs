@@ -61,6 +61,19 @@ pub(crate) struct ModelAnswer {
 }
 
 #[derive(Deserialize)]
+pub(crate) struct ModelsAnswer {
+    #[serde(default)]
+    pub(crate) registered_models: Vec<Named>,
+    #[serde(default)]
+    pub(crate) next_page_token: String,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Named {
+    pub(crate) name: String,
+}
+
+#[derive(Deserialize)]
 pub(crate) struct SearchAnswer {
     #[serde(default)]
     pub(crate) model_versions: Vec<ModelVersion>,

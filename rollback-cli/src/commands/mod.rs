@@ -20,11 +20,10 @@ mod status;
 mod undo;
 mod watch;
 
-use clap::CommandFactory as _;
-use clap_complete::Shell;
 use rollback_k8s::CUSTOM_RESOURCE_DEFINITION;
 
-use crate::args::{Cli, Command};
+use crate::args::Command;
+use crate::complete;
 use crate::exit::{Exit, Failure};
 use crate::output;
 use crate::session::App;
@@ -62,14 +61,8 @@ pub(crate) async fn run(app: &App, command: Command) -> Result<Exit, Failure> {
             Ok(Exit::Done)
         }
         Command::Completions { shell } => {
-            completions(shell);
+            output::print(&complete::script(shell, "rollback"));
             Ok(Exit::Done)
         }
     }
-}
-
-fn completions(shell: Shell) {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "rollback", &mut script);
-    output::print(&String::from_utf8_lossy(&script));
 }

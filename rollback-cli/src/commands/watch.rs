@@ -247,7 +247,7 @@ async fn next(
             continue;
         }
         // The one that nobody named is trusted anew.
-        if app.global.file.is_none() && !session::is_trusted(path) {
+        if app.global.file.is_none() && !session::is_trusted(path, output::say) {
             *text = now;
             continue;
         }

@@ -1,5 +1,6 @@
 //! What a run does, as it happens, on stderr.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -78,7 +79,7 @@ enum News {
 fn news<'a>(event: &Progress, plan: &'a Plan) -> Option<(&'a Step, News)> {
     let find = |id: &StepId| plan.steps().iter().find(|step| step.id == *id);
     match event {
-        Progress::Note { step, text } => Some((find(step)?, News::Doing(told(text)))),
+        Progress::Note { step, text } => Some((find(step)?, News::Doing(told(&awaited(text))))),
         Progress::Recorded(entry) => match &entry.event {
             Event::Step { step, event } => {
                 let step = find(step)?;
@@ -93,6 +94,14 @@ fn news<'a>(event: &Progress, plan: &'a Plan) -> Option<(&'a Step, News)> {
             | Event::RunFinished { .. }
             | Event::Judged(_) => None,
         },
+    }
+}
+
+/// What is waited for, without what the line says already: kubectl's words name the component once more.
+fn awaited(text: &str) -> Cow<'_, str> {
+    match text.split_once(" rollout to finish: ") {
+        Some((kubectl, rest)) if kubectl.starts_with("Waiting for ") => format!("waiting: {rest}").into(),
+        _ => text.into(),
     }
 }
 

@@ -348,6 +348,11 @@ impl Runbook {
         self.components.iter().find(|component| component.written == name)
     }
 
+    /// The names of its plans.
+    pub(crate) fn plans(&self) -> impl Iterator<Item = &str> {
+        self.plans.iter().map(|plan| plan.name.as_str())
+    }
+
     /// The plan of this name.
     pub(crate) fn plan(&self, name: &str) -> Option<Planned> {
         let plan = self.plans.iter().find(|plan| plan.name == name)?;

@@ -20,6 +20,7 @@ mod procedures;
 mod runbook;
 mod runs;
 mod services;
+mod terminal;
 mod watch;
 
 use std::path::{Path, PathBuf};

@@ -71,7 +71,12 @@ impl WorkloadKind {
     }
 
     pub(crate) fn path(self, namespace: &str, name: &str) -> String {
-        format!("/apis/apps/v1/namespaces/{namespace}/{}/{name}", self.plural())
+        format!("{}/{name}", self.collection(namespace))
+    }
+
+    /// Where the API lists them.
+    pub(crate) fn collection(self, namespace: &str) -> String {
+        format!("/apis/apps/v1/namespaces/{namespace}/{}", self.plural())
     }
 }
 

@@ -197,6 +197,14 @@ impl Workload {
         Self::new(cluster, kind, namespace, id.name(), options)
     }
 
+    /// The names of the workloads of a kind in a namespace.
+    ///
+    /// # Errors
+    /// What the server answers.
+    pub async fn names(cluster: &Cluster, kind: WorkloadKind, namespace: &str) -> Result<Vec<String>> {
+        cluster.names(&kind.collection(namespace)).await
+    }
+
     /// The templates that the cluster has recorded of it, the highest number first. Read-only.
     ///
     /// # Errors
