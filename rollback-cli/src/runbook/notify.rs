@@ -92,6 +92,18 @@ impl NotifyEntry {
         {
             fault("alertmanager takes a username and its password, or a token");
         }
+        let addresses = [
+            self.slack.as_ref().and_then(|slack| slack.api_url.as_ref()),
+            self.alertmanager.as_ref().map(|alertmanager| &alertmanager.url),
+            self.webhook.as_ref().map(|webhook| &webhook.url),
+        ];
+        if addresses
+            .into_iter()
+            .flatten()
+            .any(|url| !url.starts_with("http://") && !url.starts_with("https://"))
+        {
+            fault("its address begins with http:// or https://");
+        }
         let of_slack = self.slack.iter().flat_map(|slack| slack.token.iter().chain(&slack.webhook_url));
         let of_alertmanager = self.alertmanager.iter().flat_map(|one| one.password.iter().chain(&one.token));
         let of_webhook = self.webhook.iter().flat_map(|webhook| &webhook.secret);

@@ -361,7 +361,8 @@ impl Runbook {
     }
 
     fn policy(&self, entry: &PolicyEntry, parts: &Named) -> Result<Policy> {
-        let unknown = |name: &str| Error::new(ErrorKind::InvalidConfig, format!("{name} is not known"));
+        let unknown =
+            |name: &str| Error::new(ErrorKind::InvalidConfig, format!("{name} could not be looked at"));
         let folder = self.folder();
         let plan = entry.plan.as_ref().map(|name| self.blueprint(name, parts)).transpose()?;
         let subject = match (&entry.component, &plan, entry.for_each.as_ref().and_then(ForEach::one)) {
@@ -432,7 +433,8 @@ impl Runbook {
     }
 
     fn blueprint(&self, name: &str, parts: &Named) -> Result<Blueprint> {
-        let unknown = |name: &str| Error::new(ErrorKind::InvalidConfig, format!("{name} is not known"));
+        let unknown =
+            |name: &str| Error::new(ErrorKind::InvalidConfig, format!("{name} could not be looked at"));
         let Planned { on_failure, steps } = self.plan(name).ok_or_else(|| unknown(name))?;
         let step = |step: super::PlannedStep| {
             let part = parts.get(&step.component.written).ok_or_else(|| unknown(&step.component.written))?;

@@ -13,7 +13,7 @@ const STAGING: &str = "infra/kubernetes/environments/staging";
 const ENVIRONMENT: &str = "environment/infra/kubernetes/environments/staging";
 
 /// The same command, which finds kustomize.
-fn with_kustomize(command: &mut Command) -> &mut Command {
+pub(crate) fn with_kustomize(command: &mut Command) -> &mut Command {
     let mut path = kustomize().parent().unwrap().as_os_str().to_owned();
     path.push(":");
     path.push(std::env::var_os("PATH").unwrap());

@@ -21,6 +21,7 @@ mod runbook;
 mod runs;
 mod services;
 mod terminal;
+mod walk;
 mod watch;
 
 use std::path::{Path, PathBuf};
