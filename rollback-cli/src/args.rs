@@ -260,8 +260,11 @@ pub(crate) struct UndoArgs {
 #[derive(Debug, Args)]
 pub(crate) struct WhyArgs {
     /// Why, for the record
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = reason)]
     pub(crate) reason: Option<String>,
+    /// The incident that it belongs to, put on record before the reason
+    #[arg(long, value_name = "ID", value_parser = reason)]
+    pub(crate) incident: Option<String>,
     /// Go on although another run holds the component, or nobody can tell who does; put on record with the reason
     #[arg(long, requires = "reason")]
     pub(crate) break_lease: bool,
@@ -278,7 +281,7 @@ pub(crate) struct MarkArgs {
     /// What it is
     pub(crate) mark: GoodOrBad,
     /// Why, for the record
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = reason)]
     pub(crate) reason: Option<String>,
 }
 
@@ -416,6 +419,9 @@ pub(crate) struct ResumeArgs {
     pub(crate) run: Option<String>,
     #[command(flatten)]
     pub(crate) why: WhyArgs,
+    /// Tell nobody, where the runbook says who is told
+    #[arg(long)]
+    pub(crate) no_notify: bool,
 }
 
 #[derive(Debug, Args)]
@@ -424,7 +430,7 @@ pub(crate) struct AbandonArgs {
     #[arg(value_name = "RUN", add = complete::unfinished_runs())]
     pub(crate) run: String,
     /// Why, for the record
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = reason)]
     pub(crate) reason: String,
 }
 
@@ -474,7 +480,7 @@ pub(crate) struct HoldArgs {
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration)]
     pub(crate) r#for: Duration,
     /// Why, for the others
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = reason)]
     pub(crate) reason: String,
 }
 
@@ -507,6 +513,12 @@ pub(crate) struct CheckArgs {
 
 /// The longest time that may be asked for; beyond, somebody mistyped.
 const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Reads why: something has to be said.
+fn reason(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    if text.is_empty() { Err("it is empty: say why, for the record".into()) } else { Ok(text.to_owned()) }
+}
 
 /// Reads a duration as people write it: `30s`, `5m`, `1h30m`.
 fn duration(text: &str) -> Result<Duration, String> {

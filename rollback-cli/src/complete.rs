@@ -152,7 +152,7 @@ impl Typed {
     async fn names(&self, named: Named, namespace: Option<&str>) -> Option<Vec<String>> {
         let global = &self.app.global;
         let namespace = namespace.or(global.namespace.as_deref());
-        let names = match named {
+        let listed = match named {
             Named::Workload(kind) => {
                 let cluster = self.app.connect().await.ok()?;
                 Workload::names(&cluster, kind, namespace.unwrap_or(cluster.default_namespace())).await
@@ -174,7 +174,7 @@ impl Typed {
                 Repository::local(folder).ok()?.kustomizations().await
             }
         };
-        names.ok()
+        listed.ok()
     }
 
     /// The revisions of the one component on the line, with what they ran.

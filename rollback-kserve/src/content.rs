@@ -171,10 +171,13 @@ impl Ends {
                             (None, after) => writes.push(json!({"op": "add", "path": path, "value": after})),
                         }
                     }
-                    if percent != share {
-                        writes.push(
-                            json!({"op": "add", "path": format!("{path}/{PERCENT}"), "value": percent}),
-                        );
+                    let share_path = format!("{path}/{PERCENT}");
+                    match percent {
+                        _ if percent == share => {}
+                        Some(percent) => {
+                            writes.push(json!({"op": "add", "path": share_path, "value": percent}));
+                        }
+                        None => writes.push(json!({"op": "remove", "path": share_path})),
                     }
                 }
                 (_, Some(after)) => {

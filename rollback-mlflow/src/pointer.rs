@@ -215,7 +215,9 @@ impl ModelPointer {
     }
 
     fn conflict(&self, view: &View, what: &str) -> Error {
-        let newest = view.versions.iter().max_by_key(|version| version.last_updated_timestamp);
+        // Moving an alias leaves no time on a version.
+        let staged = view.versions.iter().filter(|_| matches!(self.kind, Kind::Stage(_)));
+        let newest = staged.max_by_key(|version| version.last_updated_timestamp);
         let when = newest.and_then(|version| {
             let at = Timestamp::from_unix_millis(version.last_updated_timestamp).ok()?;
             Some(format!("; version {} was changed last, at {at}", version.version))

@@ -6,13 +6,10 @@ use super::carry_out;
 use super::next::Way;
 use crate::args::AbandonArgs;
 use crate::exit::{Exit, Failure};
-use crate::session::{self, App};
+use crate::session::App;
 use crate::{journal, output};
 
 pub(crate) async fn run(app: &App, args: AbandonArgs) -> Result<Exit, Failure> {
-    if args.reason.trim().is_empty() {
-        return Err(session::usage("--reason is empty: say why, for the record"));
-    }
     let kept = journal::existing(app).await?;
     let (run, state) = kept.find(&args.run).await?;
     let report = Engine::new(kept.journal.clone()).abandon(run, &args.reason).await?;

@@ -35,6 +35,14 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
+    /// With what the runbook says of it that cannot be taken back.
+    pub(crate) async fn guarded(mut self, app: &App) -> Result<Self, Failure> {
+        for (id, warning) in super::plan::crossed(app, &self.servers, &self.plan).await? {
+            self.irreversible.push(format!("{id}: {warning}"));
+        }
+        Ok(self)
+    }
+
     pub(crate) fn part(&self, id: &ComponentId) -> Option<&Part> {
         self.parts.iter().find(|part| part.id() == id)
     }
@@ -52,6 +60,8 @@ pub(crate) struct How<'a> {
     pub(crate) break_lease: Option<String>,
     /// What another undo of the same components has to say as well.
     pub(crate) undo_flags: &'static str,
+    /// Whether nobody is told.
+    pub(crate) no_notify: bool,
     /// How long making each change may take, where that includes waiting.
     pub(crate) apply_timeout: Option<Duration>,
 }
@@ -59,7 +69,7 @@ pub(crate) struct How<'a> {
 impl<'a> How<'a> {
     /// As it was typed.
     pub(crate) fn of(run: &'a RunArgs) -> Self {
-        Self { run: Some(run), ..Self::default() }
+        Self { run: Some(run), no_notify: run.no_notify, ..Self::default() }
     }
 
     /// As it began.
@@ -69,8 +79,10 @@ impl<'a> How<'a> {
 
     /// For this reason, and past leases where that is asked for.
     pub(crate) fn because(self, why: WhyArgs) -> Self {
-        let break_lease = why.reason.clone().filter(|_| why.break_lease);
-        Self { reason: why.reason, break_lease, ..self }
+        let said: Vec<String> = why.incident.into_iter().chain(why.reason).collect();
+        let reason = Some(said.join(": ")).filter(|said| !said.is_empty());
+        let break_lease = reason.clone().filter(|_| why.break_lease);
+        Self { reason, break_lease, ..self }
     }
 
     fn options(&self, app: &App, prepared: &Prepared) -> RunOptions {
@@ -142,7 +154,7 @@ pub(crate) async fn go(app: &App, prepared: &Prepared, kept: &Kept, how: How<'_>
     let engine = Engine::new(kept.journal.clone())
         .with_ledger(kept.ledger.clone())
         .with_lease(Arc::new(Leases::new(prepared.servers.cluster(), plan)));
-    let aftermath = Aftermath::new(app, kept, how.run.is_some_and(|run| run.no_notify));
+    let aftermath = Aftermath::new(app, kept, how.no_notify);
     let run = options.run;
     aftermath.begins(plan, &options, how.resumed.is_some()).await;
     let work = Box::pin(async {
@@ -254,6 +266,10 @@ pub(crate) fn tell(app: &App, plan: &Plan, report: &RunReport, way: &Way) {
         output::say(&format!("warning: {}", output::told(warning)));
     }
     if app.global.output == Format::Json {
+        let errors = report.error.iter().chain(report.steps.iter().filter_map(|step| step.error.as_ref()));
+        if let Some(error) = errors.into_iter().next().filter(|_| Exit::of_run(report) != Exit::Done) {
+            output::say(&serde_json::json!({"error": json::error(error)}).to_string());
+        }
         return;
     }
     for error in report.steps.iter().filter_map(|step| step.error.as_ref()).chain(&report.error) {

@@ -97,8 +97,8 @@ pub(crate) async fn run(app: &App, args: CheckArgs) -> Result<Exit, Failure> {
         table::columns(["", "CHECK", "FOUND"], checks.iter().map(row))
     });
     if failed > 0 {
-        output::say(&format!("{failed} of {} checks failed", checks.len()));
-        return Ok(Exit::Unchanged);
+        let message = format!("{failed} of {} checks failed", checks.len());
+        return Err(Error::new(ErrorKind::Refused, message).into());
     }
     Ok(Exit::Done)
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rollback_core::{Plan, Planner, RestartScope, Target};
+use rollback_core::{ComponentId, Plan, Planner, RestartScope, Target};
 use rollback_git::EnvironmentOptions;
 use rollback_k8s::{GitOps, UndoMode, WorkloadOptions};
 
@@ -12,7 +12,7 @@ use crate::exit::{Exit, Failure};
 use crate::journal::Kept;
 use crate::output::{self, json, table};
 use crate::parts::{Part, Servers, Settings};
-use crate::runbook::{Does, Planned, PlannedStep};
+use crate::runbook::{Does, Planned, PlannedStep, Runbook};
 use crate::session::{self, App};
 use crate::{journal, keep, lease, naming, place};
 
@@ -106,37 +106,68 @@ pub(crate) async fn make(
     if let Some(cluster) = servers.cluster() {
         lease::warn(cluster, &mut plan).await;
     }
+    tell_untied(app, &steps, &parts, &mut plan);
     let mut irreversible = Vec::new();
-    for (step, part) in steps.iter().zip(&parts) {
-        for warning in crossed(app, &plan, &step.component.written, part).await? {
-            plan.warn(part.id(), &warning);
-            irreversible.push(format!("{}: {warning}", part.id()));
-        }
+    for (id, warning) in crossed(app, &servers, &plan).await? {
+        plan.warn(&id, &warning);
+        irreversible.push(format!("{id}: {warning}"));
     }
     let locators = place::locators(app, &servers, &parts, &settings.workload)?;
     Ok(Prepared { servers, parts, plan, locators, irreversible })
 }
 
-/// What a plan crosses of what the runbook says cannot be taken back of a component.
+/// What a plan crosses of what the runbook says cannot be taken back, however its components were named.
 pub(super) async fn crossed(
     app: &App,
+    servers: &Servers,
     plan: &Plan,
-    written: &str,
-    part: &Part,
-) -> Result<Vec<String>, Failure> {
-    let declared: Vec<_> = app.runbook.iter().flat_map(|runbook| runbook.never_crossed(written)).collect();
-    if declared.is_empty() {
-        return Ok(Vec::new());
+) -> Result<Vec<(ComponentId, String)>, Failure> {
+    let mut all = Vec::new();
+    for component in app.runbook.iter().flat_map(Runbook::all) {
+        let declared: Vec<_> =
+            app.runbook.iter().flat_map(|book| book.never_crossed(&component.written)).collect();
+        if declared.is_empty() {
+            continue;
+        }
+        let part = servers.part(app, component, &Settings::default()).await?;
+        if !plan.components().contains(part.id()) {
+            continue;
+        }
+        let history = part.component().history().await?;
+        for one in declared.iter().filter(|one| one.is_crossed(plan, part.id(), &history)) {
+            let between = one.between.as_ref();
+            let between =
+                between.map(|(older, newer)| format!(" between {older} and {newer}")).unwrap_or_default();
+            let told = format!("the runbook says that it cannot be taken back{between}: {}", one.reason);
+            all.push((part.id().clone(), told));
+        }
     }
-    let history = part.component().history().await?;
-    let met = declared.iter().filter(|one| one.is_crossed(plan, part.id(), &history));
-    let told = met.map(|one| {
-        let between = one.between.as_ref();
-        let between =
-            between.map(|(older, newer)| format!(" between {older} and {newer}")).unwrap_or_default();
-        format!("the runbook says that it cannot be taken back{between}: {}", one.reason)
-    });
-    Ok(told.collect())
+    Ok(all)
+}
+
+/// Warns where a model is moved and the runbook ties nothing to it that would load it again.
+fn tell_untied(app: &App, steps: &[PlannedStep], parts: &[Part], plan: &mut Plan) {
+    let Some(runbook) = &app.runbook else { return };
+    let ties = |steps: &[PlannedStep], name: &str| {
+        steps.iter().any(|step| match &step.does {
+            Does::Follow(followed) => followed == name,
+            Does::Restart => step.after.iter().any(|other| other == name),
+            Does::Return => false,
+        })
+    };
+    for (step, part) in steps.iter().zip(parts).filter(|(_, part)| matches!(part, Part::Model(_))) {
+        let name = &step.component.written;
+        if ties(steps, name) || runbook.component(name).is_none() {
+            continue;
+        }
+        let elsewhere =
+            runbook.plans().find(|plan| runbook.plan(plan).is_some_and(|plan| ties(&plan.steps, name)));
+        let warning = match elsewhere {
+            Some(plan) => format!("nothing here loads the model again; the plan {plan} of the runbook does"),
+            None => "nothing in the runbook loads the model again once it has moved".to_owned(),
+        };
+        plan.warn(part.id(), &warning);
+    }
 }
 
 /// The steps of a plan of the runbook, or the return of each component that was typed.

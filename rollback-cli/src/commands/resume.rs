@@ -20,7 +20,8 @@ pub(crate) async fn run(app: &App, args: ResumeArgs) -> Result<Exit, Failure> {
             Ok((run, place::rebuild(app, &state.locators, state.plan.clone()).await?))
         })
         .await?;
-    carry_out::go(app, &prepared, &kept, How::resuming(run).because(args.why)).await
+    let how = How { no_notify: args.no_notify, ..How::resuming(run).because(args.why) };
+    carry_out::go(app, &prepared, &kept, how).await
 }
 
 /// The run that is meant: without a name, the only unfinished one.

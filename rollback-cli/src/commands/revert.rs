@@ -23,7 +23,7 @@ pub(crate) async fn run(app: &App, args: RevertArgs) -> Result<Exit, Failure> {
             }
             let back = state.reversal()?;
             let back = Plan::new(back.steps().to_vec(), args.on_failure.into())?;
-            place::rebuild(app, &state.locators, back).await
+            place::rebuild(app, &state.locators, back).await?.guarded(app).await
         })
         .await?;
     if args.dry_run.is_some() {

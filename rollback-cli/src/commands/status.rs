@@ -41,7 +41,9 @@ pub(crate) async fn run(app: &App, args: StatusArgs) -> Result<Exit, Failure> {
             let error = Error::new(ErrorKind::Timeout, format!("not settled in time: {}", seen.message));
             Err(error.with_component(component.id()).into())
         }
-        VerificationState::Failed if args.watch => Ok(Exit::Unchanged),
+        VerificationState::Failed if args.watch => {
+            Err(failed(&seen.message).with_component(component.id()).into())
+        }
         _ => Ok(Exit::Done),
     }
 }
@@ -61,10 +63,22 @@ async fn all(app: &App, args: &StatusArgs) -> Result<Exit, Failure> {
         } else {
             component.status().await
         };
-        let failed = |error: Error| Verification::failed(format!("cannot be seen: {}", error.report()));
-        (part.id().clone(), seen.unwrap_or_else(failed))
+        (part.id().clone(), seen)
     });
-    let seen = join_all(looks).await;
+    let looks = join_all(looks).await;
+    let is_away = |error: &Error| {
+        matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::Unauthenticated)
+    };
+    // Where nothing can be reached there is no answer either.
+    let all_away = looks.iter().all(|(_, seen)| seen.as_ref().is_err_and(is_away));
+    let mut seen = Vec::new();
+    for (id, look) in looks {
+        seen.push(match look {
+            Err(error) if all_away => return Err(Failure::setup(error.with_component(&id))),
+            Err(error) => (id, Verification::failed(format!("cannot be seen: {}", error.report()))),
+            Ok(look) => (id, look),
+        });
+    }
     let value: Vec<_> = seen.iter().map(|(component, seen)| json::status(component, seen)).collect();
     output::result(app.global.output, &serde_json::Value::from(value), || {
         let row = |(component, seen): &(ComponentId, Verification)| {
@@ -72,8 +86,15 @@ async fn all(app: &App, args: &StatusArgs) -> Result<Exit, Failure> {
         };
         table::columns(["COMPONENT", "STATE", "MESSAGE"], seen.iter().map(row))
     });
-    let is_settled = seen.iter().all(|(_, seen)| seen.is_converged());
-    Ok(if args.watch && !is_settled { Exit::Unchanged } else { Exit::Done })
+    match seen.iter().find(|(_, seen)| !seen.is_converged()) {
+        Some((id, seen)) if args.watch => Err(failed(&seen.message).with_component(id).into()),
+        _ => Ok(Exit::Done),
+    }
+}
+
+/// What was watched is not as it should be.
+fn failed(message: &str) -> Error {
+    Error::new(ErrorKind::Unavailable, format!("it has not settled: {message}"))
 }
 
 /// Looks until the component has settled or failed, or the time is up.

@@ -13,7 +13,6 @@ use crate::args::{self, UndoArgs};
 use crate::exit::{Exit, Failure};
 use crate::output::{self, table};
 use crate::parts::{Part, Servers, Settings};
-use crate::runbook::Runbook;
 use crate::session::App;
 use crate::{journal, keep, place};
 
@@ -27,17 +26,8 @@ pub(crate) async fn run(app: &App, args: UndoArgs) -> Result<Exit, Failure> {
     let prepared = app
         .until_stopped(async {
             if let Some(path) = &args.plan {
-                let mut prepared = kept(app, path).await?;
                 // The runbook may have come to know it since the plan was made.
-                for component in app.runbook.iter().flat_map(Runbook::all) {
-                    let part = prepared.servers.part(app, component, &Settings::default()).await?;
-                    if prepared.part(part.id()).is_some() {
-                        let crossed =
-                            super::plan::crossed(app, &prepared.plan, &component.written, &part).await?;
-                        prepared.irreversible.extend(crossed);
-                    }
-                }
-                return Ok(prepared);
+                return kept(app, path).await?.guarded(app).await;
             }
             let carries_out = args.dry_run.is_none();
             super::plan::make(app, &args.components, &args.target, &journal, carries_out).await

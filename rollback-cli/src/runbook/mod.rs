@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rollback_core::{Error, ErrorKind, FailurePolicy, Fingerprint, Result};
 use rollback_k8s::WorkloadKind;
+use rollback_mlflow::Stage;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -434,7 +435,11 @@ impl Entry {
         if let Some(model) = self.mlflow {
             let pointer = match (model.stage, model.alias) {
                 (Some(_), Some(_)) => return Err("stage and alias name two pointers: give one".into()),
-                (stage, None) => Some(stage.unwrap_or_else(|| "Production".into())),
+                (stage, None) => {
+                    let stage = stage.as_deref().map_or(Ok(Stage::Production), str::parse::<Stage>);
+                    let told = |error: Error| format!("{error}: {}", error.hint().unwrap_or_default());
+                    Some(stage.map_err(told)?.to_string())
+                }
                 (None, Some(alias)) => Some(format!("alias:{alias}")),
             };
             found.push(Component {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rollback_tests::{Mlflow, MlflowVersion, Output};
+use rollback_tests::{Mlflow, MlflowVersion, ObjectStore, Output};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::process::Child;
@@ -137,7 +137,39 @@ async fn what_is_typed_or_set_wrongly_is_told_with_nothing_changed() {
     }
     let restart = person.call(&["restart", &name, "--yes"]).await;
     assert!(restart.code == 1 && restart.stderr.contains("restart the workload"), "{restart:?}");
-    assert_eq!(person.server.observe(&model).await["stages"]["5"], before["stages"]["5"]);
+    let blank = person.call(&[&undo[..], &[name.as_str(), "--reason", " "]].concat()).await;
+    assert!(blank.code == 2 && blank.stderr.contains("say why"), "{blank:?}");
+    assert_eq!(person.server.observe(&model).await, before);
+}
+
+#[tokio::test]
+async fn a_target_whose_artifact_is_gone_and_a_server_that_asks_who_is_there_are_told() {
+    let person = Person::new().await;
+    let bucket = ObjectStore::shared().await;
+    bucket.put("baseline/v2/MLmodel").await;
+    let server = Mlflow::shared(MlflowVersion::Three).await;
+    let model = server.model(&["s3://models/baseline/gone", "s3://models/baseline/v2"]).await;
+    server.stage(&model, "2", "Production", true).await;
+    let before = server.observe(&model).await;
+    let mut command = command(
+        Path::new("/nonexistent"),
+        &["undo", &format!("model/{model}"), "--to-revision", "1", "--yes", "-o", "json"],
+    );
+    command.env("MLFLOW_TRACKING_URI", server.url()).env("AWS_ENDPOINT_URL", bucket.url());
+    command
+        .env("AWS_ACCESS_KEY_ID", "test")
+        .env("AWS_SECRET_ACCESS_KEY", "test")
+        .env("AWS_REGION", "us-east-1");
+    let gone = finish(command.spawn().unwrap()).await;
+    let error = json(&gone.stderr)["error"].clone();
+    assert_eq!((gone.code, &error["kind"]), (1, &json!("Refused")), "{gone:?}");
+    assert!(error["message"].as_str().unwrap().contains("s3://models/baseline/gone"), "{error}");
+    assert_eq!(server.observe(&model).await, before);
+
+    let closed = Mlflow::start(MlflowVersion::Three, true).await;
+    let args = ["undo", "model/inflow-baseline", "--yes", "--tracking-uri", closed.url()];
+    let unknown = person.call(&args).await;
+    assert!(unknown.code == 2 && unknown.stderr.contains("MLFLOW_TRACKING_USERNAME"), "{unknown:?}");
 }
 
 #[tokio::test]

@@ -69,6 +69,10 @@ async fn to_version_2_is_said_once_and_the_service_follows() {
     let ids: Vec<_> = plan["steps"].as_array().unwrap().iter().map(|step| step["id"].clone()).collect();
     assert_eq!(ids, ["registry", "serving.1", "serving.2", "serving.3"]);
     assert_eq!(plan["steps"][1]["after"], json!(["registry"]));
+    let untied = "nothing here loads the model again; the plan model of the runbook does";
+    assert!(!plan.to_string().contains("loads the model again"), "the service follows: {plan}");
+    let alone = call(folder, &["plan", "registry", "--to-revision", "2", skip]).await.ok();
+    assert!(alone.contains(untied), "{alone}");
 
     let undo = call(folder, &["undo", "model", "--to-revision", "2", skip, "--yes", "-o", "json"]).await;
     let run = json(&undo.stdout);
@@ -83,6 +87,37 @@ async fn to_version_2_is_said_once_and_the_service_follows() {
     assert!(folder.join("runs.db").exists());
     let back = call(folder, &["revert", run["run"].as_str().unwrap(), "--yes"]).await;
     assert_eq!((back.code, model(&namespace).await), (0, json!("s3://models/baseline/v5")), "{back:?}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_taken_back_takes_a_reason_however_it_is_named_and_on_the_way_back_too() {
+    let namespace = crate::deployed("web", &["app:1", "app:2"]).await;
+    namespace.rolled_out("Deployment", "web").await;
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let text = format!(
+        "apiVersion: rollback.dev/v1alpha1
+kind: Runbook
+components:
+  - {{ name: web, deployment: {{ namespace: {}, name: web }} }}
+irreversible:
+  - {{ component: web, reason: drops a column }}
+journal: {{ sqlite: runs.db }}
+",
+        namespace.name()
+    );
+    std::fs::write(folder.join("rollback.yaml"), text).unwrap();
+    let full = format!("deployment/{}/web", namespace.name());
+    for name in ["web", &full] {
+        let refused = call(folder, &["undo", name, "--yes"]).await;
+        assert!(refused.code == 1 && refused.stderr.contains("drops a column"), "{name}: {refused:?}");
+    }
+    let args = ["undo", &full, "--yes", "--incident", "INC-42", "--reason", "restored", "-o", "json"];
+    let run = json(&call(folder, &args).await.ok());
+    assert_eq!(run["reason"], "INC-42: restored");
+    let id = run["run"].as_str().unwrap();
+    let back = call(folder, &["revert", id, "--yes", "-o", "json"]).await;
+    assert_eq!((back.code, &json(&back.stderr)["error"]["kind"]), (1, &json!("Refused")), "{back:?}");
 }
 
 #[tokio::test]

@@ -104,8 +104,10 @@ incidents: {{ directory: incidents }}
 /// each entry.
 fn fits(value: &Value, shape: &Value, place: &str) {
     match (value, shape) {
-        (_, Value::Null) | (Value::String(_), Value::String(_)) | (Value::Number(_), Value::Number(_)) => {}
-        (Value::Bool(_), Value::Bool(_)) => {}
+        (_, Value::Null)
+        | (Value::String(_), Value::String(_))
+        | (Value::Number(_), Value::Number(_))
+        | (Value::Bool(_), Value::Bool(_)) => {}
         (Value::Array(values), Value::Array(shapes)) => {
             for (index, value) in values.iter().enumerate() {
                 fits(value, &shapes[0], &format!("{place}[{index}]"));
@@ -122,6 +124,7 @@ fn fits(value: &Value, shape: &Value, place: &str) {
 }
 
 #[tokio::test]
+#[allow(clippy::too_many_lines, reason = "one walk, step after step")]
 async fn every_command_answers_as_it_is_specified() {
     let world = World::new().await;
     let history = json!({"component": "…", "revisions": [
@@ -228,8 +231,8 @@ async fn every_command_answers_as_it_is_specified() {
         world.writes(&["unhold", name], &json!({"component": "…", "wasHeld": true})).await;
     }
     let changed = json!({"since": "…", "changes": [{"at": "…", "component": "…", "from": null, "to": "…"}], "firing": []});
-    let changes = world.reads(&["changes", "--since", "1h"], &changed).await;
-    assert!(changes["changes"].as_array().unwrap().len() >= 4, "{changes:#}");
+    let seen = world.reads(&["changes", "--since", "1h"], &changed).await;
+    assert!(seen["changes"].as_array().unwrap().len() >= 4, "{seen:#}");
 
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         assert!(world.call(&["completions", shell]).await.ok().contains("rollback"), "{shell}");

@@ -185,7 +185,7 @@ impl ModelPointer {
             match self.position(&view, change, &from, &to) {
                 Position::To => {}
                 Position::Elsewhere(what) => {
-                    return Ok(Verification::failed(self.conflict(&view, &what).to_string()));
+                    return Err(self.conflict(&view, &what));
                 }
                 Position::From | Position::Between => {
                     return Ok(Verification::failed(format!(
