@@ -131,6 +131,27 @@ fn map(name: &str, value: &str) -> Value {
     objects::config_map(name, &json!({"value": value}))
 }
 
+#[allow(dead_code, reason = "`main` is not called here")]
+#[path = "../../examples/environment.rs"]
+mod example;
+
+#[tokio::test]
+async fn the_example_returns_an_environment() {
+    let world = World::new().await;
+    world.release("v1.0.0", &[objects::deployment("web", "app:1", 1)]);
+    world.release("v1.1.0", &[objects::deployment("web", "app:2", 1)]);
+    let folder = world.repo.path().join(STAGING);
+    world.namespace.kubectl(&["apply", "-k", folder.to_str().unwrap()]).await.ok();
+    world.namespace.rolled_out("Deployment", "web").await;
+    let cluster = connect(Testbed::shared().await.kubeconfig()).await;
+    let namespace = world.namespace.name().to_owned();
+    let staging = environment(&cluster, &world.repo, STAGING, |options| options.namespace = Some(namespace));
+    let mut out = Vec::new();
+    example::undo(staging, "v1.0.0", &mut out).await.unwrap();
+    let told = String::from_utf8(out).unwrap();
+    assert!(told.contains("/containers/app/image") && told.ends_with("Completed\n"), "{told}");
+}
+
 #[tokio::test]
 async fn what_runs_is_what_the_pin_says_and_without_one_what_matches_best() {
     let world = World::new().await;

@@ -27,6 +27,22 @@ async fn registry(server: &Mlflow, models: &[&str]) -> (String, Arc<ModelPointer
     (name, Arc::new(pointer))
 }
 
+#[allow(dead_code, reason = "`main` is not called here")]
+#[path = "../../examples/model_and_service.rs"]
+mod example;
+
+#[tokio::test]
+async fn the_example_returns_a_model_and_its_service() {
+    let server = Mlflow::shared(MlflowVersion::Three).await;
+    let (_, pointer) = registry(server, &["v1", "v2"]).await;
+    let namespace = with_models("Standard", &["v1", "v2"]).await;
+    let service = service(&cluster().await, &namespace);
+    let mut out = Vec::new();
+    example::undo((*pointer).clone(), service, "1", &mut out).await.unwrap();
+    let told = String::from_utf8(out).unwrap();
+    assert!(told.contains("2 to 1: Verified") && told.ends_with("Completed\n"), "{told}");
+}
+
 #[tokio::test]
 async fn to_version_2_is_said_once_and_the_service_follows() {
     let server = Mlflow::shared(MlflowVersion::Three).await;

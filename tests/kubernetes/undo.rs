@@ -89,6 +89,26 @@ async fn proxied(prefix: &str, images: &[&str]) -> (Namespace, FaultProxy, Workl
     (namespace, proxy, web)
 }
 
+#[allow(dead_code, reason = "`main` is not called here")]
+#[path = "../../examples/undo_deployment.rs"]
+mod example;
+
+#[tokio::test]
+async fn the_example_returns_a_deployment() {
+    let testbed = Testbed::shared().await;
+    let namespace = testbed.namespace("example").await;
+    namespace.create(&objects::deployment("web", "app:1", 2)).await;
+    namespace.rolled_out("Deployment", "web").await;
+    namespace.patch("Deployment", "web", &objects::image_patch("app:2")).await;
+    namespace.rolled_out("Deployment", "web").await;
+    let options = ConnectOptions { kubeconfig: Some(testbed.kubeconfig().to_owned()), context: None };
+    let cluster = Cluster::connect(options).await.unwrap();
+    let mut out = Vec::new();
+    example::undo(&cluster, namespace.name(), "web", &mut out).await.unwrap();
+    let told = String::from_utf8(out).unwrap();
+    assert!(told.contains("app:2 to app:1") && told.ends_with("Completed\n"), "{told}");
+}
+
 #[tokio::test]
 async fn a_deployment_returns_to_its_previous_revision_with_four_requests_before_verification() {
     let (namespace, proxy, web) = proxied("undo", &["app:1", "app:2"]).await;

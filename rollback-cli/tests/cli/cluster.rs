@@ -30,7 +30,7 @@ impl Machine {
 }
 
 /// A namespace for the journal of a cluster that knows `RollbackRuns`, by the documented command.
-async fn journal() -> Namespace {
+pub(crate) async fn journal() -> Namespace {
     static INSTALLED: OnceCell<()> = OnceCell::const_new();
     let namespace = Testbed::shared().await.namespace("runs").await;
     let install = async || {

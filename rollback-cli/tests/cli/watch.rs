@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use rollback_tests::{AlertmanagerServer, Namespace, Output, PrometheusServer, Receiver, Testbed, objects};
+use rollback_tests::{
+    AlertmanagerServer, Namespace, Output, PrometheusServer, Receiver, RestrictedUser, Testbed, objects,
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -86,9 +88,12 @@ journal: {{ sqlite: runs.db }}
 
     /// Begins to watch, and waits until it has seen that all is well.
     async fn watch(&self, more: &[&str]) -> Watching {
+        self.watch_as(Testbed::shared().await.kubeconfig(), more).await
+    }
+
+    async fn watch_as(&self, kubeconfig: &Path, more: &[&str]) -> Watching {
         let args = [&["watch"], more].concat();
-        let mut child =
-            self.command(Testbed::shared().await.kubeconfig(), &args).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = self.command(kubeconfig, &args).stderr(Stdio::piped()).spawn().unwrap();
         let lines = Arc::new(std::sync::Mutex::new(Vec::<String>::new()));
         let mut reader = BufReader::new(child.stderr.take().unwrap()).lines();
         tokio::spawn({
@@ -516,4 +521,61 @@ async fn a_latency_is_told_alone_and_pods_that_fail_are_restarted_until_that_doe
     let live = world.namespace.get("Deployment", "web").await;
     assert!(live["spec"]["template"]["metadata"]["annotations"].is_null(), "{live:#}");
     watching.end().await;
+}
+
+/// Gives a user what the manifests give the account of the supervisor, in other namespaces than theirs.
+async fn bind_as_shipped(user: &RestrictedUser, system: &Namespace, watched: &Namespace) {
+    let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+    let roles = deploy.join("base/roles.yaml");
+    system.kubectl(&["apply", "-f", roles.to_str().unwrap()]).await.ok();
+    for file in ["base/bindings.yaml", "example/bindings.yaml"] {
+        let text = std::fs::read_to_string(deploy.join(file)).unwrap();
+        for document in serde_yaml_ng::Deserializer::from_str(&text) {
+            let mut binding: Value = serde::Deserialize::deserialize(document).unwrap();
+            let account = json!([{"kind": "ServiceAccount", "name": "rollback-supervisor", "namespace": "rollback-system"}]);
+            assert_eq!(binding["subjects"], account, "{file}");
+            binding["subjects"] = json!([user.subject()]);
+            let namespace = binding["metadata"]["namespace"].clone();
+            let name = Testbed::shared().await.unique("shipped");
+            binding["metadata"] = json!({"name": name});
+            let place = if namespace == "inflow-staging" { watched } else { system };
+            place.create(&binding).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_supervisor_with_exactly_the_shipped_rights_rolls_back_and_restarts() {
+    let world = World::new(ERROR_RATE, "").await;
+    let system = crate::cluster::journal().await;
+    let user = Testbed::shared().await.user().await;
+    bind_as_shipped(&user, &system, &world.namespace).await;
+    let runbook = world.folder.path().join("rollback.yaml");
+    let text = std::fs::read_to_string(&runbook).unwrap();
+    let journal = format!("journal: {{ kubernetes: {{ namespace: {} }} }}", system.name());
+    std::fs::write(&runbook, text.replace("journal: { sqlite: runs.db }", &journal)).unwrap();
+
+    // Where it may not look, it warns, and goes on.
+    let checked = finish(world.command(user.kubeconfig(), &["check", "-o", "json"]).spawn().unwrap()).await;
+    let unwell: Vec<Value> =
+        json(&checked.stdout).as_array().unwrap().iter().filter(|one| one["ok"] == false).cloned().collect();
+    assert!(checked.code == 0, "{unwell:#?}");
+    let watching = world.watch_as(user.kubeconfig(), &[]).await;
+    world.deploy("app:2").await;
+    world.fail(400);
+    world.until("the image is the older one", async || image(&world.namespace, "web").await == "app:1").await;
+    world.fail(0);
+    world
+        .until("the run has ended", async || {
+            world.runs().await.iter().any(|run| run["outcome"] == "Completed")
+        })
+        .await;
+    watching.end().await;
+    let restart = ["restart", "web", "--all", "--yes", "-o", "json"];
+    let restarted = finish(world.command(user.kubeconfig(), &restart).spawn().unwrap()).await;
+    assert_eq!(
+        (restarted.code, &json(&restarted.stdout)["outcome"]),
+        (0, &json!("Completed")),
+        "{restarted:?}"
+    );
 }
