@@ -15,9 +15,6 @@ use crate::config::RegistryConfig;
 use crate::error;
 use crate::wire::{DownloadAnswer, ModelAnswer, ModelVersion, ModelsAnswer, RegisteredModel, SearchAnswer};
 
-/// How many versions one page of a list has.
-const PAGE: &str = "1000";
-
 /// A connection to a model registry, shared by all components in it. Cloning is cheap.
 #[derive(Clone)]
 pub struct Registry(Arc<Inner>);
@@ -114,8 +111,9 @@ impl Registry {
     pub async fn model_names(&self) -> Result<Vec<String>> {
         let mut names = Vec::new();
         let mut token = String::new();
+        let size = self.0.config.page_size.to_string();
         loop {
-            let mut query = vec![("max_results", PAGE), ("order_by", "name ASC")];
+            let mut query = vec![("max_results", size.as_str()), ("order_by", "name ASC")];
             if !token.is_empty() {
                 query.push(("page_token", &token));
             }
@@ -135,29 +133,23 @@ impl Registry {
         Ok(answer.registered_model)
     }
 
-    /// All versions, the highest number first. In the order of their numbers a page stays what it was while
-    /// versions are changed, which the default order does not.
+    /// All versions, the highest number first. Each page begins below the last number of the one before: the server's own
+    /// pages count from the first version, and so leave one out where another is deleted meanwhile.
     pub(crate) async fn versions(&self, name: &str) -> Result<Vec<ModelVersion>> {
         let what = format!("listing the versions of model {name}");
         // Filters have no escapes, but a choice of quotes.
         let quote = if name.contains('\'') { '"' } else { '\'' };
-        let filter = format!("name={quote}{name}{quote}");
+        let of_model = format!("name={quote}{name}{quote}");
+        let mut filter = of_model.clone();
+        let size = self.0.config.page_size.to_string();
         let mut all: Vec<ModelVersion> = Vec::new();
-        let mut token = String::new();
         loop {
-            let mut query =
-                vec![("filter", filter.as_str()), ("order_by", "version_number DESC"), ("max_results", PAGE)];
-            if !token.is_empty() {
-                query.push(("page_token", &token));
-            }
+            let query =
+                [("filter", filter.as_str()), ("order_by", "version_number DESC"), ("max_results", &size)];
             let page: SearchAnswer = self.get("model-versions/search", &query, &what).await?;
-            // A version that was deleted meanwhile moves the pages by one.
-            let last = all.last().map(ModelVersion::number);
-            all.extend(page.model_versions.into_iter().filter(|v| last.is_none_or(|last| v.number() < last)));
-            if page.next_page_token.is_empty() {
-                return Ok(all);
-            }
-            token = page.next_page_token;
+            all.extend(page.model_versions);
+            let Some(last) = all.last().filter(|_| !page.next_page_token.is_empty()) else { return Ok(all) };
+            filter = format!("{of_model} AND version_number < {}", last.number());
         }
     }
 

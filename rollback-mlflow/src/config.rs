@@ -34,10 +34,17 @@ pub struct RegistryConfig {
     /// How long one request may take. Default: 30 s; a server whose SQLite is locked takes 20 s to say so.
     #[serde(skip, default = "timeout")]
     pub timeout: Duration,
+    /// How many versions or models are asked for in one request, from 1. Default: 1000, which all servers take.
+    #[serde(skip, default = "page_size")]
+    pub page_size: u32,
 }
 
 fn timeout() -> Duration {
     Duration::from_secs(30)
+}
+
+fn page_size() -> u32 {
+    1000
 }
 
 impl RegistryConfig {
@@ -51,6 +58,7 @@ impl RegistryConfig {
             insecure_tls: false,
             server_cert_path: None,
             timeout: timeout(),
+            page_size: page_size(),
         }
     }
 

@@ -7,10 +7,11 @@ use rollback_core::{
     Components, Engine, ErrorKind, MemoryJournal, MemoryLease, Outcome, Planner, Rollbackable, RunOptions,
     RunReport, StepOutcome,
 };
+use rollback_mlflow::{ModelPointer, Registry, RegistryConfig, Stage};
 use rollback_tests::{Matcher, Mlflow, MlflowVersion};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::world::{baseline, production, revision, undo};
+use crate::world::{baseline, options, production, registry, revision, undo};
 
 /// The versions that are in Production.
 fn in_production(stages: &Value) -> Vec<&String> {
@@ -64,34 +65,92 @@ async fn twenty_at_once_without_a_lease_never_call_an_overlap_completed() {
 }
 
 #[tokio::test]
-async fn promotions_by_mlflows_own_client_beside_it_are_conflicts_and_leave_no_rest() {
+async fn ten_undos_beside_ten_promotions_of_mlflows_own_client_are_conflicts_and_leave_no_rest() {
     let server = Mlflow::shared(MlflowVersion::Three).await;
     let model = baseline(server).await;
-    let promotes = format!(
-        "for n in range(10):
-    client.transition_model_version_stage('{model}', str(n % 3 + 3), 'Production', archive_existing_versions=True)
-print(json.dumps('done'))"
+    let script = format!(
+        "from concurrent.futures import ThreadPoolExecutor
+def promote(n):
+    try:
+        client.transition_model_version_stage('{model}', str(n % 3 + 3), 'Production', archive_existing_versions=True)
+        return 1
+    except Exception:
+        return 0
+with ThreadPoolExecutor(10) as pool:
+    print(json.dumps(sum(pool.map(promote, range(10)))))"
     );
-    let undoes = async {
-        let mut all = Vec::new();
-        for n in 0..10_u64 {
-            all.push(undo(&production(server.url(), &model), revision(&(n % 2 + 1).to_string())).await);
+    let url = server.url();
+    let one = |n: u64| {
+        let pointer = production(url, &model);
+        async move {
+            // Its client takes a moment to start.
+            tokio::time::sleep(Duration::from_millis(n * 150)).await;
+            undo(&pointer, revision(&(n % 2 + 1).to_string())).await.unwrap()
         }
-        all
     };
-    let (_, all) = tokio::join!(server.python(&promotes), undoes);
-    for run in all {
-        let report = run.unwrap();
-        let errors: Vec<_> = report.steps.iter().filter_map(|step| step.error.as_ref()).collect();
-        let is_told = report.outcome == Outcome::Completed
-            || errors.iter().all(|error| matches!(error.kind, ErrorKind::Conflict | ErrorKind::Unavailable));
-        assert!(is_told, "{report:#?}");
+    let undoes = futures::future::join_all((0..10).map(one));
+    let (promoted, all) = tokio::join!(server.python(&script), undoes);
+    assert!(
+        promoted.as_u64().is_some_and(|promoted| promoted > 0),
+        "its own client promoted none: {promoted}"
+    );
+    for report in &all {
+        let errors: Vec<_> =
+            report.steps.iter().filter_map(|step| step.error.as_ref()).chain(&report.error).collect();
+        let is_done = matches!(report.outcome, Outcome::Completed | Outcome::NothingToDo);
+        let is_told = !errors.is_empty()
+            && errors.iter().all(|e| matches!(e.kind, ErrorKind::Conflict | ErrorKind::Unavailable));
+        assert!(is_done || is_told, "{report:#?}");
     }
-    let last = undo(&production(server.url(), &model), revision("2")).await.unwrap();
+    let last = undo(&production(url, &model), revision("2")).await.unwrap();
     assert!(matches!(last.outcome, Outcome::Completed | Outcome::NothingToDo), "{last:#?}");
     let stages = server.observe(&model).await["stages"].clone();
-    let serving = in_production(&stages);
-    assert_eq!(serving, ["2"], "{stages}");
+    assert_eq!(in_production(&stages), ["2"], "{stages}");
+}
+
+#[tokio::test]
+async fn a_move_by_somebody_else_while_ours_is_watched_is_a_conflict() {
+    let server = Mlflow::shared(MlflowVersion::Three).await;
+    let model = baseline(server).await;
+    let mut settled = options();
+    settled.settle = Duration::from_secs(3);
+    let registry = registry(server.url());
+    let pointer = ModelPointer::stage(&registry, &model, Stage::Production, settled).unwrap();
+    let foreign = async {
+        while in_production(&server.observe(&model).await["stages"]) != ["4"] {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        server.stage(&model, "3", "Production", true).await;
+    };
+    let (report, ()) = tokio::join!(undo(&pointer, revision("4")), foreign);
+    let report = report.unwrap();
+    let error = report.steps[0].error.as_ref().unwrap();
+    assert_eq!((report.outcome, error.kind, report.changed()), (Outcome::Halted, ErrorKind::Conflict, true));
+    assert!(error.message.contains("version 3"), "{error:?}");
+}
+
+#[tokio::test]
+async fn no_version_is_left_out_where_another_is_deleted_between_two_pages() {
+    for version in [MlflowVersion::Three, MlflowVersion::Two] {
+        let server = Mlflow::shared(version).await;
+        let model = baseline(server).await;
+        let proxy = server.proxy().await;
+        let mut config = RegistryConfig::new(proxy.url());
+        config.page_size = 2;
+        let registry = Registry::new(config).unwrap();
+        let pointer = ModelPointer::stage(&registry, &model, Stage::Production, options()).unwrap();
+        let mut hold = proxy.hold(Matcher::method("GET").path("model-versions/search").query("%3C"));
+        let deleted = async {
+            hold.reached().await;
+            server.call("DELETE", "model-versions/delete", &json!({"name": model, "version": "4"})).await;
+            hold.release();
+        };
+        let (history, ()) = tokio::join!(pointer.history(), deleted);
+        let ids: Vec<_> = history.unwrap().into_iter().map(|revision| revision.id).collect();
+        assert_eq!(ids, ["5", "4", "3", "2", "1"], "of each page what was there then");
+        assert!(registry.model_names().await.unwrap().contains(&model));
+    }
 }
 
 /// An undo to version 4 during which, between its look and its write, somebody else moves version 2 to this stage;
