@@ -303,7 +303,7 @@ pub(crate) struct TargetArgs {
     #[arg(long, conflicts_with = "to_revision")]
     pub(crate) last_good: bool,
     /// Return to what was in place at this time, such as 2026-11-23T03:00:00Z
-    #[arg(long, value_name = "TIME", conflicts_with_all = ["to_revision", "last_good"])]
+    #[arg(long, value_name = "TIME", value_parser = time, conflicts_with_all = ["to_revision", "last_good"])]
     pub(crate) as_of: Option<Timestamp>,
     /// What to do once a component has failed [default: as the runbook says, else halt]
     #[arg(long, value_name = "POLICY")]
@@ -518,6 +518,13 @@ const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 fn reason(text: &str) -> Result<String, String> {
     let text = text.trim();
     if text.is_empty() { Err("it is empty: say why, for the record".into()) } else { Ok(text.to_owned()) }
+}
+
+/// Reads a time.
+fn time(text: &str) -> Result<Timestamp, String> {
+    text.parse().map_err(|_| {
+        "write it in UTC, as 2026-11-23T03:00:00Z, or with an offset, as 2026-11-23T04:00:00+01:00".into()
+    })
 }
 
 /// Reads a duration as people write it: `30s`, `5m`, `1h30m`.

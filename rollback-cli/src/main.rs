@@ -36,6 +36,11 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error).into(),
     };
+    // The start of a shell is no place for what is wrong with a runbook.
+    if let Some(text) = commands::printed(&cli.command) {
+        output::print(&text);
+        return Exit::Done.into();
+    }
     let format = cli.global.output;
     let exit = match Runtime::new() {
         Ok(runtime) => {

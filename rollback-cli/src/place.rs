@@ -243,7 +243,7 @@ fn files_used(flag: Option<&Path>, variable: Option<OsString>, home: Option<Path
 }
 
 /// An address without the user and the password that it may hold.
-fn without_user(address: &str) -> String {
+pub(crate) fn without_user(address: &str) -> String {
     let Some((scheme, rest)) = address.split_once("://") else { return address.to_owned() };
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     match rest.get(..end).and_then(|authority| authority.rfind('@')) {
@@ -253,7 +253,7 @@ fn without_user(address: &str) -> String {
 }
 
 /// The URL of a repository without what may be a secret in it: of ssh the user is none.
-fn without_secret(url: &str) -> String {
+pub(crate) fn without_secret(url: &str) -> String {
     match url.strip_prefix("ssh://") {
         None => without_user(url),
         Some(rest) => {

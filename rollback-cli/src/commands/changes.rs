@@ -68,17 +68,15 @@ pub(crate) async fn run(app: &App, args: ChangesArgs) -> Result<Exit, Failure> {
         change.by = runs.iter().find(is_its).map(|run| run.actor.clone());
     }
     all.sort_by_key(|change| std::cmp::Reverse(change.at));
-    let firing = match runbook.policies(&named) {
-        Ok(policies) => {
-            let (found, untold) = firing(&policies, &*kept.ledger, &named, now).await;
-            unseen.extend(untold);
-            found
+    let mut policies = Vec::new();
+    for (_, policy) in runbook.each_policy(&named) {
+        match policy {
+            Ok(policy) => policies.push(policy),
+            Err(error) => unseen.push(error.report().message),
         }
-        Err(error) => {
-            unseen.push(format!("policies: {}", error.report().message));
-            Vec::new()
-        }
-    };
+    }
+    let (firing, untold) = firing(&policies, &*kept.ledger, &named, now).await;
+    unseen.extend(untold);
     let value = json!({
         "since": since,
         "changes": all.iter().map(Change::json).collect::<Vec<_>>(),

@@ -33,8 +33,8 @@ fn shown(component: &ComponentId) -> String {
 }
 
 pub(crate) async fn hold(app: &App, args: HoldArgs) -> Result<Exit, Failure> {
-    let kept = journal::lasting(app).await?;
     let (realm, component) = place(app, &args.component, args.all).await?;
+    let kept = journal::lasting(app).await?;
     let since = SystemClock.now();
     let holding =
         Holding { by: session::actor(), since, until: since.saturating_add(args.r#for), reason: args.reason };
@@ -61,8 +61,8 @@ pub(crate) async fn hold(app: &App, args: HoldArgs) -> Result<Exit, Failure> {
 }
 
 pub(crate) async fn unhold(app: &App, args: UnholdArgs) -> Result<Exit, Failure> {
-    let kept = journal::lasting(app).await?;
     let (realm, component) = place(app, &args.component, args.all).await?;
+    let kept = journal::lasting(app).await?;
     let now = SystemClock.now();
     let held = Holding::of(&kept.ledger.record(&realm, &component).await?, now);
     if held.is_some() {
@@ -70,8 +70,8 @@ pub(crate) async fn unhold(app: &App, args: UnholdArgs) -> Result<Exit, Failure>
     }
     let value = json!({"component": component.to_string(), "wasHeld": held.is_some()});
     output::result(app.global.output, &value, || {
-        let what = if held.is_some() { "is not held any more" } else { "was not held" };
-        format!("{} {what}\n", shown(&component))
+        let what = if held.is_some() { "not held any more" } else { "not held before either" };
+        format!("{}: {what}\n", shown(&component))
     });
     Ok(Exit::Done)
 }

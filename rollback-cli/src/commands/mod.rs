@@ -25,7 +25,6 @@ use rollback_k8s::CUSTOM_RESOURCE_DEFINITION;
 use crate::args::Command;
 use crate::complete;
 use crate::exit::{Exit, Failure};
-use crate::output;
 use crate::session::App;
 
 pub(crate) use carry_out::Prepared;
@@ -52,17 +51,17 @@ pub(crate) async fn run(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Holds => app.until_stopped(hold::holds(app)).await,
         Command::Report(args) => app.until_stopped(report::run(app, args)).await,
         Command::Check(args) => app.until_stopped(check::run(app, args)).await,
-        Command::Crd => {
-            output::print(CUSTOM_RESOURCE_DEFINITION);
-            Ok(Exit::Done)
-        }
-        Command::Schema => {
-            output::print(&format!("{:#}\n", crate::runbook::schema()));
-            Ok(Exit::Done)
-        }
-        Command::Completions { shell } => {
-            output::print(&complete::script(shell, "rollback"));
-            Ok(Exit::Done)
-        }
+        // Printed before there is an app.
+        Command::Crd | Command::Schema | Command::Completions { .. } => Ok(Exit::Done),
+    }
+}
+
+/// What commands print that look at nothing.
+pub(crate) fn printed(command: &Command) -> Option<String> {
+    match command {
+        Command::Crd => Some(CUSTOM_RESOURCE_DEFINITION.to_owned()),
+        Command::Schema => Some(format!("{:#}\n", crate::runbook::schema())),
+        Command::Completions { shell } => Some(complete::script(*shell, "rollback")),
+        _ => None,
     }
 }

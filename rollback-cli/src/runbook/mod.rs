@@ -239,6 +239,11 @@ impl Runbook {
             if entry.name.is_empty() || entry.name.contains(['/', '=', ',']) || naming::is_type(&entry.name) {
                 faults.push(format!("{place}: a name has no '/', '=' or ',', and is no word for a type"));
             }
+            let repository =
+                entry.environment.as_ref().and_then(|environment| environment.repository.as_ref());
+            if repository.is_some_and(|url| parts::is_url(url) && crate::place::without_secret(url) != *url) {
+                faults.push(format!("{place}: the address of its repository holds a secret: git has it from its credential helpers"));
+            }
             match entry.component(path.parent().unwrap_or(Path::new(""))) {
                 Ok(component) => components.push(component),
                 Err(fault) => faults.push(format!("{place}: {fault}")),

@@ -97,6 +97,9 @@ impl NotifyEntry {
             self.alertmanager.as_ref().map(|alertmanager| &alertmanager.url),
             self.webhook.as_ref().map(|webhook| &webhook.url),
         ];
+        if addresses.into_iter().flatten().any(|url| crate::place::without_user(url) != *url) {
+            fault("its address holds a user or a password: a secret is given by env or file");
+        }
         if addresses
             .into_iter()
             .flatten()

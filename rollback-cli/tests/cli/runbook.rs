@@ -117,7 +117,8 @@ journal: {{ sqlite: runs.db }}
     assert_eq!(run["reason"], "INC-42: restored");
     let id = run["run"].as_str().unwrap();
     let back = call(folder, &["revert", id, "--yes", "-o", "json"]).await;
-    assert_eq!((back.code, &json(&back.stderr)["error"]["kind"]), (1, &json!("Refused")), "{back:?}");
+    let error = json(back.stderr.lines().last().unwrap_or_default());
+    assert_eq!((back.code, &error["error"]["kind"]), (1, &json!("Refused")), "{back:?}");
 }
 
 #[tokio::test]

@@ -277,6 +277,8 @@ const FAULTS: &[(&str, &str, &str)] = &[
     ("consecutiveFailures: 3", "consecutiveFailures: -3", "line 35"),
     ("token: { env: SLACK_BOT_TOKEN }", "token: xoxb-1", "a secret is given by env"),
     ("url: \"http://alertmanager:9093\"", "url: alertmanager", "notify[1]"),
+    ("http://alertmanager:9093", "http://me:hunter2@alertmanager:9093", "holds a user or a password"),
+    ("repository: .,", "repository: \"https://hunter2@h/r.git\",", "holds a secret"),
     ("rootCauseWithin: 48h", "rootCauseWithin: two days", "a duration"),
     (
         "journal: { sqlite: rollback.db }",
@@ -307,6 +309,9 @@ async fn each_fault_of_a_runbook_is_told_with_its_place() {
             message.contains("line ") || message.contains("not a Runbook"),
             "{wrong}: no place: {message}"
         );
-        assert!(!message.contains("xoxb"), "a secret is not repeated: {message}");
+        assert!(
+            !message.contains("xoxb") && !message.contains("hunter2"),
+            "a secret is not repeated: {message}"
+        );
     }
 }
