@@ -445,6 +445,9 @@ pub(crate) struct RevertArgs {
     /// Stop after the server accepted a dry run; nothing is changed
     #[arg(long, value_name = "WHERE")]
     pub(crate) dry_run: Option<DryRun>,
+    /// Go back also to a revision that is marked bad
+    #[arg(long)]
+    pub(crate) force: bool,
     #[command(flatten)]
     pub(crate) run: RunArgs,
     #[command(flatten)]

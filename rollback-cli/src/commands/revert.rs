@@ -1,6 +1,6 @@
 //! `rollback revert`
 
-use rollback_core::{Outcome, Plan};
+use rollback_core::{Error, ErrorKind, Ledger, Outcome, Plan};
 
 use super::carry_out::{self, How};
 use super::next::Way;
@@ -23,6 +23,9 @@ pub(crate) async fn run(app: &App, args: RevertArgs) -> Result<Exit, Failure> {
             }
             let back = state.reversal()?;
             let back = Plan::new(back.steps().to_vec(), args.on_failure.into())?;
+            if !args.force {
+                refuse_bad(&*kept.ledger, &back).await?;
+            }
             place::rebuild(app, &state.locators, back).await?.guarded(app).await
         })
         .await?;
@@ -31,4 +34,19 @@ pub(crate) async fn run(app: &App, args: RevertArgs) -> Result<Exit, Failure> {
     }
     let how = How::of(&args.run).because(args.why);
     carry_out::run(app, &prepared, &kept, how).await
+}
+
+/// What a run changed may have been marked bad since.
+async fn refuse_bad(ledger: &dyn Ledger, plan: &Plan) -> rollback_core::Result<()> {
+    for (realm, component) in plan.moves() {
+        let record = ledger.record(&realm, &component).await?;
+        let changes = plan.steps().iter().map(|step| &step.change);
+        let last = changes.rev().find(|change| change.component == component && !change.is_noop());
+        if let Some(change) = last.filter(|change| record.is_bad(&change.to.fingerprint)) {
+            let message = format!("revision {} is marked bad", change.to.id);
+            let error = Error::new(ErrorKind::Refused, message).with_component(&component);
+            return Err(error.with_hint("go back to it all the same with --force"));
+        }
+    }
+    Ok(())
 }

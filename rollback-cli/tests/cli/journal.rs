@@ -83,8 +83,12 @@ async fn an_undo_is_listed_and_shown_and_can_be_reverted() {
     assert!(silent.code == 2 && silent.stderr.contains("--yes"), "{silent:?}");
     let dry = journal.call(&["revert", run, "--dry-run=server"]).await;
     assert_eq!((dry.code, image(&namespace, "web").await.as_str()), (0, "app:1"), "{dry:?}");
-    let revert = journal.call(&["revert", run, "--yes", "-o", "json"]).await;
+    journal.call(&["mark", &component, "--revision", "2", "bad"]).await.ok();
+    let bad = journal.call(&["revert", run, "--yes"]).await;
+    assert!(bad.code == 1 && bad.stderr.contains("revision 2 is marked bad"), "{bad:?}");
+    let revert = journal.call(&["revert", run, "--yes", "--force", "-o", "json"]).await;
     assert_eq!((revert.code, image(&namespace, "web").await.as_str()), (0, "app:2"), "{revert:?}");
+    journal.call(&["mark", &component, "--revision", "4", "good"]).await.ok();
     assert_eq!(left(&namespace).await, 0);
     let before = namespace.rolled_out("Deployment", "web").await["metadata"]["generation"].clone();
     let again = journal.call(&["revert", run, "--yes"]).await;
