@@ -106,23 +106,26 @@ impl App {
         Cluster::connect(ConnectOptions { kubeconfig, context }).await.map_err(Failure::setup)
     }
 
+    /// The option that leads another command to the same runbook, where it was named.
+    pub(crate) fn file_flag(&self) -> String {
+        let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        let file = self.global.file.as_ref().map(|path| absolute(path).display().to_string());
+        file.map(|file| format!(" --file {}", quoted(&file))).unwrap_or_default()
+    }
+
     /// The options that lead another command to the same cluster.
     pub(crate) fn connection_flags(&self) -> String {
         let kubeconfig = self.global.kubeconfig.as_ref().map(|path| path.display().to_string());
         let of_runbook = self.runbook.as_ref().and_then(Runbook::tracking_uri).map(str::to_owned);
-        let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
-        let file = self.global.file.as_ref().map(|path| absolute(path).display().to_string());
         let options = [
-            ("--file", file.as_ref()),
             ("--kubeconfig", kubeconfig.as_ref()),
             ("--context", self.global.context.as_ref()),
             ("--repo", self.global.repo.as_ref()),
             ("--tracking-uri", self.global.tracking_uri.as_ref().or(of_runbook.as_ref())),
         ];
-        options
-            .iter()
-            .filter_map(|(flag, value)| Some(format!(" {flag} {}", quoted(value.as_ref()?))))
-            .collect()
+        let rest =
+            options.iter().filter_map(|(flag, value)| Some(format!(" {flag} {}", quoted(value.as_ref()?))));
+        std::iter::once(self.file_flag()).chain(rest).collect()
     }
 }
 

@@ -22,13 +22,10 @@ impl Way {
     /// To a run that a journal keeps.
     pub(crate) fn kept(app: &App, kept: &Kept, undo: &'static str) -> Self {
         let path = kept.instead.as_ref().or(app.global.journal.as_ref());
-        let path = path.map(|path| path.display().to_string());
-        let journal = path.map(|path| {
-            // Where it is kept in a cluster, the way there leads to it as well.
-            let connection = if kept.in_cluster { app.connection_flags() } else { String::new() };
-            format!(" --journal {}{connection}", session::quoted(&path))
-        });
-        let journal = journal.unwrap_or_default();
+        let path = path.map(|path| format!(" --journal {}", session::quoted(&path.display().to_string())));
+        // Where it is kept in a cluster, the way there leads to it as well. The runbook says who is told.
+        let there = if kept.in_cluster { app.connection_flags() } else { app.file_flag() };
+        let journal = path.unwrap_or_default() + &there;
         Self { connection: app.connection_flags(), journal: Some(journal), undo }
     }
 

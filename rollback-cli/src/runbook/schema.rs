@@ -100,6 +100,13 @@ pub(super) fn faults(document: &Value) -> Vec<(String, String)> {
                 let hint = if is_secret { SECRET } else { "" };
                 all.push((pointer, format!("it is of the wrong type: {wanted} is wanted{hint}")));
             }
+            ValidationErrorKind::Enum { options } => {
+                let words = options.as_array().into_iter().flatten().filter_map(Value::as_str);
+                let words: Vec<String> = words.map(str::to_owned).collect();
+                let near = error.instance().as_str().and_then(|written| nearest(written, &words));
+                let hint = near.map(|near| format!(", did you mean {near}?")).unwrap_or_default();
+                all.push((pointer, format!("it is one of {}{hint}", words.join(", "))));
+            }
             _ => all.push((pointer, format!("it is not what is wanted here ({})", error.kind().keyword()))),
         }
     }
