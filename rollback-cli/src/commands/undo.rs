@@ -79,6 +79,14 @@ pub(super) async fn dry_run(app: &App, prepared: &Prepared) -> Result<Exit, Fail
             all.to = change.to.clone();
         }
     }
+    // Of several, those are checked that can be.
+    let is_model = |component: &&ComponentId| matches!(prepared.part(component), Some(Part::Model(_)));
+    if whole.keys().any(|component| !is_model(component)) {
+        for component in whole.keys().filter(|component| is_model(component)) {
+            output::say(&format!("warning: {component} is not checked: its server has no dry run"));
+        }
+        whole.retain(|component, _| !is_model(component));
+    }
     try_join_all(whole.iter().map(async |(component, change)| match prepared.part(component) {
         Some(Part::Workload(workload)) => workload.dry_run(change).await,
         Some(Part::Service(service)) => service.dry_run(change).await,

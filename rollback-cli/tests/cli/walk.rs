@@ -213,6 +213,8 @@ async fn every_command_answers_as_it_is_specified() {
         world.fails(unknown, 1, "NotFound").await;
     }
 
+    let dry = world.call(&["undo", "model", "--to-revision", "1", "--dry-run=server", skip]).await;
+    assert!(dry.code == 0 && dry.stderr.contains("its server has no dry run"), "{dry:?}");
     let whole = world.writes(&["undo", "model", "--to-revision", "1", "--yes", skip], &run).await;
     assert_eq!(whole["outcome"], "Completed", "{whole:#}");
     let again = world.writes(&["undo", "registry", "--to-revision", "1", "--yes", skip], &run).await;
