@@ -151,7 +151,7 @@ impl Mlflow {
             .is_ok_and(|a| a.status() == StatusCode::OK)
         {
             let told = || std::fs::read_to_string(&log).unwrap_or_default();
-            assert!(begun.elapsed() < Duration::from_secs(90), "mlflow is not ready: {}", told());
+            assert!(begun.elapsed() < Duration::from_secs(180), "mlflow is not ready: {}", told());
             pause(Duration::from_millis(100)).await;
         }
     }
