@@ -280,6 +280,7 @@ const FAULTS: &[(&str, &str, &str)] = &[
     ("token: { env: SLACK_BOT_TOKEN }", "token: xoxb-1", "a secret is given by env"),
     ("url: \"http://alertmanager:9093\"", "url: alertmanager", "notify[1]"),
     ("http://alertmanager:9093", "http://me:hunter2@alertmanager:9093", "holds a user or a password"),
+    ("stage: Production }", "stage: Prodction }", "is no stage to return to"),
     ("repository: .,", "repository: \"https://hunter2@h/r.git\",", "holds a secret"),
     ("rootCauseWithin: 48h", "rootCauseWithin: two days", "a duration"),
     (
@@ -289,6 +290,24 @@ const FAULTS: &[(&str, &str, &str)] = &[
     ),
     ("kind: Runbook", "kind: [Runbook", "line"),
 ];
+
+#[tokio::test]
+async fn a_cluster_that_is_away_is_told_by_the_status_of_all_and_by_checks() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "apiVersion: rollback.dev/v1alpha1\nkind: Runbook\ncomponents:\n- { name: web, deployment: { name: web } }\n";
+    std::fs::write(folder.path().join("book.yaml"), text).unwrap();
+    let config = std::fs::read_to_string(Testbed::shared().await.kubeconfig()).unwrap();
+    let mut config: serde_yaml_ng::Value = serde_yaml_ng::from_str(&config).unwrap();
+    config["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:1".into();
+    let kubeconfig = folder.path().join("away");
+    std::fs::write(&kubeconfig, serde_yaml_ng::to_string(&config).unwrap()).unwrap();
+    for (name, code, kind) in [("status", 2, "Unavailable"), ("check", 1, "Refused")] {
+        let mut command = command(&kubeconfig, &[name, "-f", "book.yaml", "-o", "json"]);
+        let output = finish(command.current_dir(folder.path()).spawn().unwrap()).await;
+        let error = json(output.stderr.lines().last().unwrap());
+        assert_eq!((output.code, &error["error"]["kind"]), (code, &json!(kind)), "{output:?}");
+    }
+}
 
 #[tokio::test]
 async fn each_fault_of_a_runbook_is_told_with_its_place() {
