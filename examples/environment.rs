@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rollback_core::{
-    Components, Engine, Error, ErrorKind, MemoryJournal, Planner, Result, RunOptions, Target,
+    Components, Engine, Error, ErrorKind, MemoryJournal, Outcome, Planner, Result, RunOptions, Target,
 };
 use rollback_git::{EnvironmentOptions, KustomizeEnvironment, Repository};
 use rollback_k8s::{Cluster, ConnectOptions};
@@ -39,5 +39,8 @@ pub(crate) async fn undo(environment: KustomizeEnvironment, tag: &str, out: &mut
     let engine = Engine::new(Arc::new(MemoryJournal::new()));
     let report = engine.execute(&plan, &Components::new().with(staging), RunOptions::by("example")).await?;
     let _ = writeln!(out, "{:?}", report.outcome);
-    Ok(())
+    match report.outcome {
+        Outcome::Completed | Outcome::NothingToDo => Ok(()),
+        outcome => Err(Error::new(ErrorKind::Unexpected, format!("it ended as {outcome:?}"))),
+    }
 }

@@ -8,7 +8,8 @@ use std::io::Write;
 use std::sync::Arc;
 
 use rollback_core::{
-    Components, Engine, Error, ErrorKind, FailurePolicy, MemoryJournal, Planner, Result, RunOptions, Target,
+    Components, Engine, Error, ErrorKind, FailurePolicy, MemoryJournal, Outcome, Planner, Result, RunOptions,
+    Target,
 };
 use rollback_k8s::{Cluster, ConnectOptions};
 use rollback_kserve::{InferenceService, ServiceOptions};
@@ -48,5 +49,8 @@ pub(crate) async fn undo(
         let _ = writeln!(out, "{}: {} to {}: {:?}", step.component, step.from, step.to, step.outcome);
     }
     let _ = writeln!(out, "{:?}", report.outcome);
-    Ok(())
+    match report.outcome {
+        Outcome::Completed | Outcome::NothingToDo => Ok(()),
+        outcome => Err(Error::new(ErrorKind::Unexpected, format!("it ended as {outcome:?}"))),
+    }
 }

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 use rollback_core::{
-    Components, Engine, Error, ErrorKind, MemoryJournal, Planner, Result, RunOptions, Target,
+    Components, Engine, Error, ErrorKind, MemoryJournal, Outcome, Planner, Result, RunOptions, Target,
 };
 use rollback_k8s::{Cluster, ConnectOptions, Workload, WorkloadKind, WorkloadOptions};
 
@@ -36,5 +36,8 @@ pub(crate) async fn undo(cluster: &Cluster, namespace: &str, name: &str, out: &m
     let engine = Engine::new(Arc::new(MemoryJournal::new()));
     let report = engine.execute(&plan, &Components::new().with(web), RunOptions::by("example")).await?;
     let _ = writeln!(out, "{:?}", report.outcome);
-    Ok(())
+    match report.outcome {
+        Outcome::Completed | Outcome::NothingToDo => Ok(()),
+        outcome => Err(Error::new(ErrorKind::Unexpected, format!("it ended as {outcome:?}"))),
+    }
 }

@@ -1,7 +1,8 @@
 //! What a shell completes beside words of the command line itself: names of components, of their revisions, of runs.
 //!
 //! It asks the same servers as the command that is being typed, within [`PATIENCE`]; what cannot be found out is not
-//! offered, and nothing is said.
+//! offered, and nothing is said. Whom a runbook names that nobody has named on the line is not asked: the folder may be
+//! a clone of somebody else's, and a key pressed for a hint is no consent to send credentials there.
 
 use std::ffi::{OsStr, OsString};
 use std::time::Duration;
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::args::{Cli, Global};
 use crate::naming::{self, Named};
 use crate::parts::{self, Servers, Settings};
+use crate::runbook::Runbook;
 use crate::session::App;
 use crate::{journal, output};
 
@@ -98,6 +100,8 @@ fn ask(list: impl AsyncFnOnce(Typed) -> Option<Vec<CompletionCandidate>>) -> Vec
 /// What stands on the command line so far.
 struct Typed {
     app: App,
+    /// Offers its names, and has no say in anything else, unless it was named.
+    runbook: Option<Runbook>,
     words: Vec<OsString>,
     matches: ArgMatches,
 }
@@ -109,8 +113,20 @@ impl Typed {
         let command: Command = Cli::command().ignore_errors(true);
         let matches = command.try_get_matches_from(&words).ok()?;
         let global = Global::from_arg_matches(&matches).ok()?;
-        let app = App::silent(global, CancellationToken::new()).ok()?;
-        Some(Self { app, words, matches })
+        let is_named = global.file.is_some();
+        let mut app = App::silent(global, CancellationToken::new()).ok()?;
+        let runbook = if is_named { None } else { app.runbook.take() };
+        Some(Self { app, runbook, words, matches })
+    }
+
+    fn runbook(&self) -> Option<&Runbook> {
+        self.runbook.as_ref().or(self.app.runbook.as_ref())
+    }
+
+    /// Whether runs and marks are kept where the line or the environment says, and not where a folder does.
+    fn may_open_journal(&self) -> bool {
+        let is_elsewhere = self.runbook.as_ref().is_some_and(|runbook| runbook.journal().is_some());
+        self.app.journal_is_typed || !is_elsewhere
     }
 
     /// The components on the line.
@@ -133,12 +149,13 @@ impl Typed {
             }));
         }
         // `deployment web`, as for kubectl.
-        let before = self.words.iter().rev().find_map(|word| naming::type_named(word.to_str()?));
+        let mut before = self.words.iter().rev().filter(|word| *word != current);
+        let before = before.find_map(|word| naming::type_named(word.to_str()?));
         if let Some(named) = before {
             return Some(begin_with(current, self.names(named, None).await?, |name| name));
         }
         let mut found = Vec::new();
-        if let Some(runbook) = &self.app.runbook {
+        if let Some(runbook) = self.runbook() {
             let own = runbook.all().iter().map(|component| component.written.clone());
             let plans = runbook.plans().filter(|_| with_plans).map(str::to_owned);
             found.extend(begin_with(current, own.chain(plans), |name| name));
@@ -162,7 +179,7 @@ impl Typed {
                 InferenceService::names(&cluster, namespace.unwrap_or(cluster.default_namespace())).await
             }
             Named::Model => {
-                let of_runbook = self.app.runbook.as_ref().and_then(|runbook| runbook.tracking_uri());
+                let of_runbook = self.app.runbook.as_ref().and_then(Runbook::tracking_uri);
                 let config = RegistryConfig::from_env(global.tracking_uri.as_deref().or(of_runbook)).ok()?;
                 Registry::new(config).ok()?.model_names().await
             }
@@ -179,6 +196,9 @@ impl Typed {
 
     /// The revisions of the one component on the line, with what they ran.
     async fn revisions(&self) -> Option<Vec<CompletionCandidate>> {
+        if !self.may_open_journal() {
+            return None;
+        }
         let name = self.app.component(&self.written()).ok()?;
         let component =
             Servers::default().part(&self.app, &name, &Settings::default()).await.ok()?.component();
@@ -190,6 +210,9 @@ impl Typed {
     }
 
     async fn runs(&self, fits: impl Fn(&RunSummary) -> bool) -> Option<Vec<CompletionCandidate>> {
+        if !self.may_open_journal() {
+            return None;
+        }
         let kept = journal::existing(&self.app).await.ok()?;
         let runs = kept.journal.runs().await.ok()?;
         let candidate = |run: &RunSummary| {

@@ -73,6 +73,19 @@ pub(crate) struct Component {
     pub(crate) tracking_uri: Option<String>,
 }
 
+impl Component {
+    /// Whether it may be the one of this id, as far as that is known without making it: to make an environment may take
+    /// its repository.
+    pub(crate) fn may_be(&self, id: &ComponentId) -> bool {
+        match &self.kind {
+            Kind::Workload(kind) => id.kind() == kind.as_str() && id.name() == self.name,
+            Kind::Service => id.kind() == "inferenceservice" && id.name() == self.name,
+            Kind::Environment(_) => id.kind() == "environment",
+            Kind::Model(_) => id.kind() == "model",
+        }
+    }
+}
+
 /// Reads components; `deployment web api` means `deployment/web deployment/api`, as for kubectl.
 ///
 /// A bare name is that of a component of the runbook.

@@ -125,17 +125,15 @@ impl Part {
             Self::Environment(environment) => environment.component.realm().await.map(drop),
         };
         match asked {
-            Err(e)
-                if matches!(
-                    e.kind(),
-                    ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::Unauthenticated
-                ) =>
-            {
-                Err(Failure::setup(e))
-            }
+            Err(error) if is_of_setup(&error) => Err(Failure::setup(error)),
             _ => Ok(()),
         }
     }
+}
+
+/// Whether a server does not answer, or does not know who asks.
+pub(crate) fn is_of_setup(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::Unauthenticated)
 }
 
 /// The servers of a command, connected to when first needed.

@@ -23,10 +23,7 @@ pub mod trigger;
 // Its last part takes the mocks.
 #[cfg(feature = "mock")]
 #[doc = include_str!("../TUTORIAL.md")]
-pub mod tutorial {
-    #[allow(unused_imports, reason = "its text links to it")]
-    use crate::trigger;
-}
+pub mod tutorial {}
 
 pub use change::{Change, ChangeKind, FieldChange, Passage, Position};
 pub use component::{ComponentId, Realm};

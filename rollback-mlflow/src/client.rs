@@ -147,9 +147,19 @@ impl Registry {
             let query =
                 [("filter", filter.as_str()), ("order_by", "version_number DESC"), ("max_results", &size)];
             let page: SearchAnswer = self.get("model-versions/search", &query, &what).await?;
+            let before = all.last().map(ModelVersion::number);
             all.extend(page.model_versions);
-            let Some(last) = all.last().filter(|_| !page.next_page_token.is_empty()) else { return Ok(all) };
-            filter = format!("{of_model} AND version_number < {}", last.number());
+            let last = all.last().map(ModelVersion::number);
+            match last.filter(|_| !page.next_page_token.is_empty()) {
+                None => return Ok(all),
+                Some(last) if before.is_none_or(|before| last < before) => {
+                    filter = format!("{of_model} AND version_number < {last}");
+                }
+                Some(last) => {
+                    let message = format!("{what}: the server does not go on below version {last}");
+                    return Err(Error::new(ErrorKind::Unexpected, message));
+                }
+            }
         }
     }
 

@@ -140,12 +140,8 @@ async fn the_example_returns_an_environment() {
     let world = World::new().await;
     world.release("v1.0.0", &[objects::deployment("web", "app:1", 1)]);
     world.release("v1.1.0", &[objects::deployment("web", "app:2", 1)]);
-    let folder = world.repo.path().join(STAGING);
-    world.namespace.kubectl(&["apply", "-k", folder.to_str().unwrap()]).await.ok();
-    world.namespace.rolled_out("Deployment", "web").await;
-    let cluster = connect(Testbed::shared().await.kubeconfig()).await;
-    let namespace = world.namespace.name().to_owned();
-    let staging = environment(&cluster, &world.repo, STAGING, |options| options.namespace = Some(namespace));
+    world.kubectl_apply("v1.1.0", &[]).await;
+    let staging = world.component(|_| {}).await;
     let mut out = Vec::new();
     example::undo(staging, "v1.0.0", &mut out).await.unwrap();
     let told = String::from_utf8(out).unwrap();

@@ -97,12 +97,8 @@ mod example;
 async fn the_example_returns_a_deployment() {
     let testbed = Testbed::shared().await;
     let namespace = testbed.namespace("example").await;
-    namespace.create(&objects::deployment("web", "app:1", 2)).await;
-    namespace.rolled_out("Deployment", "web").await;
-    namespace.patch("Deployment", "web", &objects::image_patch("app:2")).await;
-    namespace.rolled_out("Deployment", "web").await;
-    let options = ConnectOptions { kubeconfig: Some(testbed.kubeconfig().to_owned()), context: None };
-    let cluster = Cluster::connect(options).await.unwrap();
+    deployment(&namespace, &["app:1", "app:2"], 2).await;
+    let cluster = cluster(testbed).await;
     let mut out = Vec::new();
     example::undo(&cluster, namespace.name(), "web", &mut out).await.unwrap();
     let told = String::from_utf8(out).unwrap();

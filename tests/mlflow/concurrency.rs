@@ -64,6 +64,18 @@ async fn twenty_at_once_without_a_lease_never_call_an_overlap_completed() {
     }
 }
 
+/// Waits until a model has a tag.
+async fn tagged(server: &Mlflow, model: &str, key: &str) {
+    loop {
+        let answer = server.call("GET", "registered-models/get", &json!({"name": model})).await;
+        let tags = answer["registered_model"]["tags"].as_array().cloned().unwrap_or_default();
+        if tags.iter().any(|tag| tag["key"] == key) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 #[tokio::test]
 async fn ten_undos_beside_ten_promotions_of_mlflows_own_client_are_conflicts_and_leave_no_rest() {
     let server = Mlflow::shared(MlflowVersion::Three).await;
@@ -76,15 +88,15 @@ def promote(n):
         return 1
     except Exception:
         return 0
+client.set_registered_model_tag('{model}', 'begun', 'yes')
 with ThreadPoolExecutor(10) as pool:
     print(json.dumps(sum(pool.map(promote, range(10)))))"
     );
     let url = server.url();
     let one = |n: u64| {
-        let pointer = production(url, &model);
+        let (pointer, model) = (production(url, &model), model.clone());
         async move {
-            // Its client takes a moment to start.
-            tokio::time::sleep(Duration::from_millis(n * 150)).await;
+            tagged(server, &model, "begun").await;
             undo(&pointer, revision(&(n % 2 + 1).to_string())).await.unwrap()
         }
     };
@@ -117,10 +129,8 @@ async fn a_move_by_somebody_else_while_ours_is_watched_is_a_conflict() {
     let registry = registry(server.url());
     let pointer = ModelPointer::stage(&registry, &model, Stage::Production, settled).unwrap();
     let foreign = async {
-        while in_production(&server.observe(&model).await["stages"]) != ["4"] {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        // Of a move it is the last write.
+        tagged(server, &model, "rollback.stage.Production").await;
         server.stage(&model, "3", "Production", true).await;
     };
     let (report, ()) = tokio::join!(undo(&pointer, revision("4")), foreign);

@@ -266,8 +266,9 @@ pub(crate) fn tell(app: &App, plan: &Plan, report: &RunReport, way: &Way) {
         output::say(&format!("warning: {}", output::told(warning)));
     }
     if app.global.output == Format::Json {
-        let errors = report.error.iter().chain(report.steps.iter().filter_map(|step| step.error.as_ref()));
-        if let Some(error) = errors.into_iter().next().filter(|_| Exit::of_run(report) != Exit::Done) {
+        let mut errors =
+            report.error.iter().chain(report.steps.iter().filter_map(|step| step.error.as_ref()));
+        if let Some(error) = errors.next().filter(|_| Exit::of_run(report) != Exit::Done) {
             output::say(&serde_json::json!({"error": json::error(error)}).to_string());
         }
         return;

@@ -12,7 +12,7 @@ use crate::exit::{Exit, Failure};
 use crate::journal::Kept;
 use crate::output::{self, json, table};
 use crate::parts::{Part, Servers, Settings};
-use crate::runbook::{Does, Planned, PlannedStep, Runbook};
+use crate::runbook::{Does, Planned, PlannedStep};
 use crate::session::{self, App};
 use crate::{journal, keep, lease, naming, place};
 
@@ -123,14 +123,15 @@ pub(super) async fn crossed(
     plan: &Plan,
 ) -> Result<Vec<(ComponentId, String)>, Failure> {
     let mut all = Vec::new();
-    for component in app.runbook.iter().flat_map(Runbook::all) {
-        let declared: Vec<_> =
-            app.runbook.iter().flat_map(|book| book.never_crossed(&component.written)).collect();
+    let Some(runbook) = &app.runbook else { return Ok(all) };
+    let moved = plan.components();
+    for component in runbook.all().iter().filter(|component| moved.iter().any(|id| component.may_be(id))) {
+        let declared = runbook.never_crossed(&component.written);
         if declared.is_empty() {
             continue;
         }
         let part = servers.part(app, component, &Settings::default()).await?;
-        if !plan.components().contains(part.id()) {
+        if !moved.contains(part.id()) {
             continue;
         }
         let history = part.component().history().await?;

@@ -1,6 +1,6 @@
 //! `rollback revert`
 
-use rollback_core::{Error, ErrorKind, Ledger, Outcome, Plan};
+use rollback_core::{Ledger, Outcome, Plan};
 
 use super::carry_out::{self, How};
 use super::next::Way;
@@ -42,11 +42,7 @@ async fn refuse_bad(ledger: &dyn Ledger, plan: &Plan) -> rollback_core::Result<(
         let record = ledger.record(&realm, &component).await?;
         let changes = plan.steps().iter().map(|step| &step.change);
         let last = changes.rev().find(|change| change.component == component && !change.is_noop());
-        if let Some(change) = last.filter(|change| record.is_bad(&change.to.fingerprint)) {
-            let message = format!("revision {} is marked bad", change.to.id);
-            let error = Error::new(ErrorKind::Refused, message).with_component(&component);
-            return Err(error.with_hint("go back to it all the same with --force"));
-        }
+        last.map_or(Ok(()), |change| record.refuse_bad(change))?;
     }
     Ok(())
 }

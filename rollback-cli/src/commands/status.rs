@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use crate::args::StatusArgs;
 use crate::exit::{Exit, Failure};
 use crate::output::{self, json, table, told};
-use crate::parts::{Servers, Settings};
+use crate::parts::{Servers, Settings, is_of_setup};
 use crate::session::App;
 
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -66,11 +66,8 @@ async fn all(app: &App, args: &StatusArgs) -> Result<Exit, Failure> {
         (part.id().clone(), seen)
     });
     let looks = join_all(looks).await;
-    let is_away = |error: &Error| {
-        matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::Unauthenticated)
-    };
     // Where nothing can be reached there is no answer either.
-    let all_away = looks.iter().all(|(_, seen)| seen.as_ref().is_err_and(is_away));
+    let all_away = looks.iter().all(|(_, seen)| seen.as_ref().is_err_and(is_of_setup));
     let mut seen = Vec::new();
     for (id, look) in looks {
         seen.push(match look {

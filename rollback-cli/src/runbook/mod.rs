@@ -16,6 +16,7 @@ use serde::Deserialize;
 
 use crate::naming::{self, Component, Kind, Pinned};
 use crate::parts;
+use crate::place::without_secret;
 
 use notify::{IncidentsEntry, NotifyEntry, SupervisorEntry};
 use policies::PolicyEntry;
@@ -239,9 +240,8 @@ impl Runbook {
             if entry.name.is_empty() || entry.name.contains(['/', '=', ',']) || naming::is_type(&entry.name) {
                 faults.push(format!("{place}: a name has no '/', '=' or ',', and is no word for a type"));
             }
-            let repository =
-                entry.environment.as_ref().and_then(|environment| environment.repository.as_ref());
-            if repository.is_some_and(|url| parts::is_url(url) && crate::place::without_secret(url) != *url) {
+            let repository = entry.environment.as_ref().and_then(|entry| entry.repository.as_ref());
+            if repository.is_some_and(|url| parts::is_url(url) && without_secret(url) != *url) {
                 faults.push(format!("{place}: the address of its repository holds a secret: git has it from its credential helpers"));
             }
             match entry.component(path.parent().unwrap_or(Path::new(""))) {

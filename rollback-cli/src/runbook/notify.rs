@@ -13,6 +13,7 @@ use serde::Deserialize;
 use super::Runbook;
 use super::units::{Secret, Time};
 use crate::journal::Kept;
+use crate::place;
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -97,15 +98,13 @@ impl NotifyEntry {
             self.alertmanager.as_ref().map(|alertmanager| &alertmanager.url),
             self.webhook.as_ref().map(|webhook| &webhook.url),
         ];
-        if addresses.into_iter().flatten().any(|url| crate::place::without_user(url) != *url) {
-            fault("its address holds a user or a password: a secret is given by env or file");
-        }
-        if addresses
-            .into_iter()
-            .flatten()
-            .any(|url| !url.starts_with("http://") && !url.starts_with("https://"))
-        {
-            fault("its address begins with http:// or https://");
+        for url in addresses.into_iter().flatten() {
+            if place::without_user(url) != *url {
+                fault("its address holds a user or a password: a secret is given by env or file");
+            }
+            if !url.starts_with("http://") && !url.starts_with("https://") {
+                fault("its address begins with http:// or https://");
+            }
         }
         let of_slack = self.slack.iter().flat_map(|slack| slack.token.iter().chain(&slack.webhook_url));
         let of_alertmanager = self.alertmanager.iter().flat_map(|one| one.password.iter().chain(&one.token));

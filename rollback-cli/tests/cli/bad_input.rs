@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rollback_tests::{Output, Testbed};
 
-use crate::{deployed, image, json, rollback_as};
+use crate::{deployed, edited, image, json, rollback_as};
 
 /// What is typed, the exit code, the kind, and what the message or the hint has to say.
 type Case<'a> = (&'a [&'a str], i32, &'a str, &'a str);
@@ -103,13 +103,8 @@ async fn a_cluster_that_cannot_be_used_is_told_apart_from_one_that_refuses() {
     let namespace = deployed("web", &["app:1", "app:2"]).await;
     let folder = tempfile::tempdir().unwrap();
     let user = Testbed::shared().await.user().await;
-    let text = std::fs::read_to_string(user.kubeconfig()).unwrap();
     let with = |file: &str, edit: &dyn Fn(&mut serde_yaml_ng::Value)| {
-        let mut config = serde_yaml_ng::from_str(&text).unwrap();
-        edit(&mut config);
-        let path = folder.path().join(file);
-        std::fs::write(&path, serde_yaml_ng::to_string(&config).unwrap()).unwrap();
-        path
+        edited(user.kubeconfig(), folder.path().join(file), edit)
     };
     let away = with("away", &|config| {
         config["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:1".into();

@@ -55,6 +55,14 @@ async fn rollback_as(kubeconfig: &Path, args: &[&str]) -> Output {
     finish(command(kubeconfig, args).spawn().unwrap()).await
 }
 
+/// A kubeconfig that differs from another one.
+fn edited(from: &Path, path: PathBuf, edit: impl Fn(&mut serde_yaml_ng::Value)) -> PathBuf {
+    let mut config = serde_yaml_ng::from_str(&std::fs::read_to_string(from).unwrap()).unwrap();
+    edit(&mut config);
+    std::fs::write(&path, serde_yaml_ng::to_string(&config).unwrap()).unwrap();
+    path
+}
+
 async fn rollback(args: &[&str]) -> Output {
     rollback_as(Testbed::shared().await.kubeconfig(), args).await
 }

@@ -100,7 +100,9 @@ async fn what_cannot_be_taken_back_takes_a_reason_however_it_is_named_and_on_the
 kind: Runbook
 components:
   - {{ name: web, deployment: {{ namespace: {}, name: web }} }}
+  - {{ name: staging, environment: {{ repository: 'https://127.0.0.1:1/away.git', path: staging }} }}
 irreversible:
+  - {{ component: staging, reason: its repository is away }}
   - {{ component: web, reason: drops a column }}
 journal: {{ sqlite: runs.db }}
 ",

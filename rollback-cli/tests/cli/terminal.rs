@@ -8,7 +8,7 @@ use std::time::Duration;
 use rollback_tests::{Namespace, Testbed};
 use tempfile::TempDir;
 
-use crate::{deployed, image, shared_journal};
+use crate::{command, deployed, finish, image, shared_journal};
 
 /// A shell in a terminal of 200 by 40. It ends with the test.
 struct Terminal {
@@ -161,10 +161,42 @@ async fn a_shell_completes_names_of_the_cluster_and_revisions() {
     terminal.shows("app:2").await;
 }
 
+/// What bash is offered for the last of these words.
+async fn offered(folder: &Path, words: &[&str]) -> String {
+    let args = [&["--", "rollback"], words].concat();
+    let mut command = command(Testbed::shared().await.kubeconfig(), &args);
+    command.current_dir(folder).env_remove("ROLLBACK_JOURNAL");
+    command.env("COMPLETE", "bash").env("_CLAP_IFS", "\n");
+    command.env("_CLAP_COMPLETE_INDEX", words.len().to_string());
+    finish(command.spawn().unwrap()).await.ok()
+}
+
+#[tokio::test]
+async fn whom_only_the_runbook_of_a_folder_names_is_not_asked_for_a_key_pressed() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let text = format!(
+        "apiVersion: rollback.dev/v1alpha1\nkind: Runbook\ncomponents:\n- {{ name: registry, mlflow: {{ trackingUri: 'http://{address}', model: m }} }}\njournal: {{ sqlite: runs.db }}\n"
+    );
+    std::fs::write(folder.join("rollback.yaml"), text).unwrap();
+    assert!(offered(folder, &["undo", "reg"]).await.contains("registry"), "its names are offered");
+    assert!(offered(folder, &["undo", "deploy"]).await.contains("deployment/"), "the whole of a type");
+    for words in [&["undo", "model/"][..], &["undo", "registry", "--to-revision", ""], &["show", ""]] {
+        offered(folder, words).await;
+        assert!(listener.accept().is_err(), "{words:?} asks");
+    }
+    offered(folder, &["undo", "-f", "rollback.yaml", "model/"]).await;
+    assert!(listener.accept().is_ok(), "whoever names it wants it");
+    assert!(!folder.join("runs.db").exists(), "nothing is made");
+}
+
 #[tokio::test]
 async fn kubectl_calls_it_as_a_plugin() {
     let namespace = deployed("web", &["app:1", "app:2"]).await;
-    let kubectl = std::env::var("KUBECTL").unwrap_or_else(|_| "kubectl".into());
+    let kubectl = rollback_tests::kubectl().display().to_string();
     let terminal = Terminal::open(&namespace).await;
     terminal.types(&format!("{kubectl} rollback history deployment/web -n $N; echo code $?"));
     let screen = terminal.shows("code 0").await;

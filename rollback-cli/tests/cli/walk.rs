@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::environments::with_kustomize;
-use crate::{command, deploy, finish, json, services};
+use crate::{command, deploy, edited, finish, json, services};
 
 const STAGING: &str = "infra/kubernetes/environments/staging";
 
@@ -123,21 +123,79 @@ fn fits(value: &Value, shape: &Value, place: &str) {
     }
 }
 
-#[tokio::test]
-#[allow(clippy::too_many_lines, reason = "one walk, step after step")]
-async fn every_command_answers_as_it_is_specified() {
-    let world = World::new().await;
+const SKIP: &str = "--artifact-check=skip";
+
+/// What a run answers.
+fn run() -> Value {
+    json!({"run": "…", "plan": "…", "outcome": "…", "startedAt": "…", "finishedAt": "…", "steps": [
+        {"id": "…", "component": "…", "from": "…", "to": "…", "outcome": "…", "attempts": 1, "error": null}],
+        "next": ["…"]})
+}
+
+/// What the status of a component answers.
+fn status() -> Value {
+    json!({"component": "…", "settled": true, "state": "…", "message": "…"})
+}
+
+/// Takes a component back and forth, in four runs.
+async fn goes_back_and_forth(world: &World, name: &str, id: &str) {
+    let (run, status, skip) = (run(), status(), SKIP);
     let history = json!({"component": "…", "revisions": [
         {"id": "…", "current": true, "created": null, "cause": null, "mark": null, "summary": "…"}]});
     let plan = json!({"digest": "…", "steps": [{"id": "…", "component": "…", "from": "…", "to": "…", "noop": true,
         "after": ["…"], "changes": [{"path": "…", "from": null, "to": null}], "warnings": ["…"]}]});
-    let run = json!({"run": "…", "plan": "…", "outcome": "…", "startedAt": "…", "finishedAt": "…", "steps": [
-        {"id": "…", "component": "…", "from": "…", "to": "…", "outcome": "…", "attempts": 1, "error": null}],
-        "next": ["…"]});
-    let status = json!({"component": "…", "settled": true, "state": "…", "message": "…"});
+    let listed = world.reads(&["history", name], &history).await;
+    assert!(id.is_empty() || listed["component"] == id, "{listed}");
+    assert_eq!(listed["revisions"][0]["current"], true, "newest first: {listed}");
+    let planned = world.reads(&["plan", name, skip], &plan).await;
+    assert!(planned["digest"].as_str().unwrap().starts_with("sha256:"), "{planned}");
+    let seen = world.reads(&["status", name], &status).await;
+    assert_eq!((&seen["settled"], &seen["state"]), (&json!(true), &json!("Converged")), "{seen}");
+    assert_eq!(world.call(&["status", name, "--watch", "--timeout", "60s"]).await.code, 0, "{name}");
+
+    // What is typed in full is the same, as long as it is not a registry of the runbook.
+    if !id.is_empty() && name != "staging" {
+        let full = world.reads(&["history", id], &history).await;
+        assert_eq!(full["component"], listed["component"]);
+        world.fails(&["history", id, "-n", "elsewhere"], 2, "InvalidConfig").await;
+    }
+    let file = format!("{name}.json");
+    world.writes(&["plan", name, skip, "--out", &file], &plan).await;
+    world.fails(&["plan", name, skip, "--out", &file], 2, "InvalidConfig").await;
+    let undone = world.writes(&["undo", "--plan", &file, "--yes"], &run).await;
+    assert_eq!(undone["outcome"], "Completed", "{name}: {undone:#}");
+    assert_eq!(undone["plan"], planned["digest"], "exactly what was planned: {name}");
+    assert!(undone["steps"].as_array().unwrap().iter().all(|step| step["outcome"] == "Verified"), "{undone}");
+    let id = undone["run"].as_str().unwrap();
+    let shown = world.reads(&["show", id], &run).await;
+    assert_eq!(shown["outcome"], "Completed");
+    let reverted = world.writes(&["revert", id, "--yes"], &run).await;
+    assert_eq!(reverted["outcome"], "Completed", "{name}: {reverted:#}");
+    // A Deployment numbers a revision anew when it returns.
+    let listed = world.reads(&["history", name], &history).await;
+    let older = listed["revisions"][1]["id"].as_str().unwrap();
+    world.call(&["mark", name, "--revision", older, "bad", "--reason", "leaks"]).await.ok();
+    world.fails(&["undo", name, "--to-revision", older, "--yes", skip], 1, "Refused").await;
+    world.call(&["mark", name, "--revision", older, "good"]).await.ok();
+    let good = world.writes(&["undo", name, "--last-good", "--yes", skip], &run).await;
+    assert_eq!(good["outcome"], "Completed", "{name}: {good:#}");
+    let listed = world.reads(&["history", name], &history).await;
+    let left = listed["revisions"].as_array().unwrap().iter().find(|one| one["mark"] == "left").unwrap();
+    let forth = ["undo", name, "--to-revision", left["id"].as_str().unwrap(), "--yes", skip, "--no-verify"];
+    let forth = world.writes(&forth, &run).await;
+    assert_eq!((&forth["outcome"], &forth["steps"][0]["outcome"]), (&json!("Completed"), &json!("Applied")));
+    world.call(&["record", name]).await.ok();
+    assert_eq!(world.call(&["status", name, "--watch"]).await.code, 0);
+    world.fails(&["undo", name, "--to-revision", "999999", "--yes", skip], 1, "NotFound").await;
+    world.fails(&["undo", name], 2, "InvalidConfig").await;
+}
+
+#[tokio::test]
+async fn every_command_answers_as_it_is_specified() {
+    let world = World::new().await;
+    let (run, status, skip) = (run(), status(), SKIP);
     let runs =
         json!([{"run": "…", "outcome": "…", "startedAt": "…", "finishedAt": null, "components": ["…"]}]);
-    let skip = "--artifact-check=skip";
     world.reads(&["check"], &json!([{"check": "…", "ok": true, "message": "…"}])).await;
 
     for (name, id) in [
@@ -146,57 +204,7 @@ async fn every_command_answers_as_it_is_specified() {
         ("serving", format!("inferenceservice/{}/inflow-baseline", world.namespace.name())),
         ("staging", format!("environment/{STAGING}")),
     ] {
-        let listed = world.reads(&["history", name], &history).await;
-        assert!(id.is_empty() || listed["component"] == id.as_str(), "{listed}");
-        assert_eq!(listed["revisions"][0]["current"], true, "newest first: {listed}");
-        let planned = world.reads(&["plan", name, skip], &plan).await;
-        assert!(planned["digest"].as_str().unwrap().starts_with("sha256:"), "{planned}");
-        let seen = world.reads(&["status", name], &status).await;
-        assert_eq!((&seen["settled"], &seen["state"]), (&json!(true), &json!("Converged")), "{seen}");
-        assert_eq!(world.call(&["status", name, "--watch", "--timeout", "60s"]).await.code, 0, "{name}");
-
-        // What is typed in full is the same, as long as it is not a registry of the runbook.
-        if !id.is_empty() && name != "staging" {
-            let full = world.reads(&["history", &id], &history).await;
-            assert_eq!(full["component"], listed["component"]);
-            world.fails(&["history", &id, "-n", "elsewhere"], 2, "InvalidConfig").await;
-        }
-        let file = format!("{name}.json");
-        world.writes(&["plan", name, skip, "--out", &file], &plan).await;
-        world.fails(&["plan", name, skip, "--out", &file], 2, "InvalidConfig").await;
-        let undone = world.writes(&["undo", "--plan", &file, "--yes"], &run).await;
-        assert_eq!(undone["outcome"], "Completed", "{name}: {undone:#}");
-        assert_eq!(undone["plan"], planned["digest"], "exactly what was planned: {name}");
-        assert!(
-            undone["steps"].as_array().unwrap().iter().all(|step| step["outcome"] == "Verified"),
-            "{undone}"
-        );
-        let id = undone["run"].as_str().unwrap();
-        let shown = world.reads(&["show", id], &run).await;
-        assert_eq!(shown["outcome"], "Completed");
-        let reverted = world.writes(&["revert", id, "--yes"], &run).await;
-        assert_eq!(reverted["outcome"], "Completed", "{name}: {reverted:#}");
-        // A Deployment numbers a revision anew when it returns.
-        let listed = world.reads(&["history", name], &history).await;
-        let older = listed["revisions"][1]["id"].as_str().unwrap();
-        world.call(&["mark", name, "--revision", older, "bad", "--reason", "leaks"]).await.ok();
-        world.fails(&["undo", name, "--to-revision", older, "--yes", skip], 1, "Refused").await;
-        world.call(&["mark", name, "--revision", older, "good"]).await.ok();
-        let good = world.writes(&["undo", name, "--last-good", "--yes", skip], &run).await;
-        assert_eq!(good["outcome"], "Completed", "{name}: {good:#}");
-        let listed = world.reads(&["history", name], &history).await;
-        let left = listed["revisions"].as_array().unwrap().iter().find(|one| one["mark"] == "left").unwrap();
-        let forth =
-            ["undo", name, "--to-revision", left["id"].as_str().unwrap(), "--yes", skip, "--no-verify"];
-        let forth = world.writes(&forth, &run).await;
-        assert_eq!(
-            (&forth["outcome"], &forth["steps"][0]["outcome"]),
-            (&json!("Completed"), &json!("Applied"))
-        );
-        world.call(&["record", name]).await.ok();
-        assert_eq!(world.call(&["status", name, "--watch"]).await.code, 0);
-        world.fails(&["undo", name, "--to-revision", "999999", "--yes", skip], 1, "NotFound").await;
-        world.fails(&["undo", name], 2, "InvalidConfig").await;
+        goes_back_and_forth(&world, name, &id).await;
     }
 
     let listed = world.reads(&["runs"], &runs).await;
@@ -296,11 +304,9 @@ async fn a_cluster_that_is_away_is_told_by_the_status_of_all_and_by_checks() {
     let folder = tempfile::tempdir().unwrap();
     let text = "apiVersion: rollback.dev/v1alpha1\nkind: Runbook\ncomponents:\n- { name: web, deployment: { name: web } }\n";
     std::fs::write(folder.path().join("book.yaml"), text).unwrap();
-    let config = std::fs::read_to_string(Testbed::shared().await.kubeconfig()).unwrap();
-    let mut config: serde_yaml_ng::Value = serde_yaml_ng::from_str(&config).unwrap();
-    config["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:1".into();
-    let kubeconfig = folder.path().join("away");
-    std::fs::write(&kubeconfig, serde_yaml_ng::to_string(&config).unwrap()).unwrap();
+    let kubeconfig = edited(Testbed::shared().await.kubeconfig(), folder.path().join("away"), |config| {
+        config["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:1".into();
+    });
     for (name, code, kind) in [("status", 2, "Unavailable"), ("check", 1, "Refused")] {
         let mut command = command(&kubeconfig, &[name, "-f", "book.yaml", "-o", "json"]);
         let output = finish(command.current_dir(folder.path()).spawn().unwrap()).await;

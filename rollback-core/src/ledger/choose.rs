@@ -34,7 +34,7 @@ pub(crate) async fn resolve(
     }
     .map_err(|error| error.with_component(component.id()))?;
     if let Some(last) = changes.last().filter(|change| !change.is_noop() && !forced) {
-        choice.refuse_bad(&last.to)?;
+        record.refuse_bad(last)?;
     }
     if let Some(first) = changes.first_mut() {
         first.warnings.splice(0..0, notes);
@@ -54,16 +54,6 @@ impl Choice<'_> {
 
     async fn prepare_known(&self, known: &Snapshot, notes: Vec<String>) -> Result<Found> {
         self.prepare(&Target::Snapshot(Box::new(known.clone())), notes).await
-    }
-
-    fn refuse_bad(&self, to: &Snapshot) -> Result<()> {
-        let marking = self.record.known(&to.fingerprint).and_then(|known| known.marking.as_ref());
-        let Some(marking) = marking.filter(|marking| marking.mark == Mark::Bad) else { return Ok(()) };
-        let why = marking.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-        let message = format!("revision {} is marked bad, by {} at {}{why}", to.id, marking.by, marking.at);
-        Err(Error::new(ErrorKind::Refused, message)
-            .with_component(self.component.id())
-            .with_hint("name another revision, or return to it all the same with --force"))
     }
 
     /// Why a revision is none to go back to by itself.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Fingerprint, Mark, RunId, Snapshot, Timestamp};
+use crate::{Change, Error, ErrorKind, Fingerprint, Mark, Result, RunId, Snapshot, Timestamp};
 
 /// Something that became known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -138,6 +138,21 @@ impl Record {
     /// Whether a revision is marked bad.
     pub fn is_bad(&self, fingerprint: &Fingerprint) -> bool {
         self.mark(fingerprint) == Some(Mark::Bad)
+    }
+
+    /// Refuses a change that ends at what is marked bad.
+    ///
+    /// # Errors
+    /// `Refused`, with who marked it, when and why.
+    pub fn refuse_bad(&self, change: &Change) -> Result<()> {
+        let to = &change.to;
+        let marking = self.known(&to.fingerprint).and_then(|known| known.marking.as_ref());
+        let Some(marking) = marking.filter(|marking| marking.mark == Mark::Bad) else { return Ok(()) };
+        let why = marking.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        let message = format!("revision {} is marked bad, by {} at {}{why}", to.id, marking.by, marking.at);
+        Err(Error::new(ErrorKind::Refused, message)
+            .with_component(&change.component)
+            .with_hint("name another revision, or return to it all the same with --force"))
     }
 
     /// The rollback that left the revision of this id, unless it was deployed again since.
