@@ -42,7 +42,7 @@ impl InferenceService {
                     .with_hint("leave out --uri-only to restore its whole spec"));
             }
             to.runs.clear();
-            to.uri_only = true;
+            (from.uri_only, to.uri_only) = (true, true);
         }
         let realm = self.cluster.realm().await?;
         let change = |from: Snapshot, to: Snapshot, ends: &Ends| Change {
@@ -82,6 +82,9 @@ impl InferenceService {
         // Shares that the change does not speak of stay.
         let others = from.percents.iter().filter(|(name, _)| !moving.contains(name) && !from.passing);
         to.percents.extend(others.map(|(name, percent)| (name.clone(), *percent)));
+        if view.mode == Mode::Knative {
+            moving.iter().for_each(|name| tell_scale(&view, name, &mut notes));
+        }
         let pins = match view.mode {
             Mode::Knative if !moving.is_empty() => pins(&view, &moving, &to, &mut notes),
             Mode::Knative | Mode::Standard => None,
@@ -247,6 +250,17 @@ fn tell_pods(view: &View, name: &str, record: &Record, notes: &mut Vec<String>) 
         _ => {}
     }
     notes.push(note);
+}
+
+/// The restored revision is a new one: it begins with the least number of pods, whatever the others were scaled to.
+fn tell_scale(view: &View, name: &str, notes: &mut Vec<String>) {
+    let least = json::number(&view.object, &format!("/spec/{name}/minReplicas")).unwrap_or(1);
+    let pods = view.states.iter().filter_map(|state| state.records.get(name)?.pods).max();
+    if let Some(pods) = pods.filter(|pods| *pods > least) {
+        notes.push(format!(
+            "the restored {name} begins with {least} pods where {pods} serve now, and is scaled up once traffic is there: raise minReplicas before, if that is too few"
+        ));
+    }
 }
 
 fn own_name(spec: &serde_json::Value) -> Option<&str> {

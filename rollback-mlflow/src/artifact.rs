@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use futures::StreamExt as _;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::path::Path as StorePath;
 use object_store::{ObjectStore, ObjectStoreExt as _, RetryConfig};
+use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
@@ -71,14 +73,18 @@ async fn find(uri: &str, options: &StoreOptions) -> Found {
     let (scheme, rest) = uri.split_once(':').unwrap_or(("file", uri));
     let rest = rest.strip_prefix("//").unwrap_or(rest);
     match scheme {
-        "file" => match tokio::fs::metadata(Path::new(rest)).await {
-            Ok(_) => Found::There,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound && Path::new(rest).is_absolute() => {
-                // A path of the server's machine says nothing on this one.
-                unknown("it is a path that does not exist on this machine".into())
+        "file" => {
+            let is_uri = rest.len() < uri.len();
+            let path = if is_uri { percent_decode_str(rest).decode_utf8_lossy() } else { rest.into() };
+            match tokio::fs::metadata(Path::new(&*path)).await {
+                Ok(_) => Found::There,
+                Err(e) if e.kind() == ErrorKind::NotFound && path.starts_with('/') => {
+                    // A path of the server's machine says nothing on this one.
+                    unknown("it is a path that does not exist on this machine".into())
+                }
+                Err(e) => unknown(e.kind().to_string()),
             }
-            Err(e) => unknown(e.kind().to_string()),
-        },
+        }
         "s3" | "s3a" => {
             let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
             let mut builder = AmazonS3Builder::from_env()
@@ -160,7 +166,12 @@ mod tests {
         let none = StoreOptions::default();
         let shown = format!("{:?}", StoreOptions::default().with("aws_secret_access_key", "hunter2"));
         assert!(!shown.contains("hunter2"));
-        assert_eq!(look("/", &none).await, Found::There);
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("a b%20c")).unwrap();
+        let path = folder.path().display();
+        for there in [format!("file://{path}/a%20b%2520c"), format!("{path}/a b%20c")] {
+            assert_eq!(look(&there, &none).await, Found::There, "{there}");
+        }
         assert_eq!(look("file:///", &none).await, Found::There);
         assert!(matches!(look("file:///no/such/folder", &none).await, Found::Unknown(_)));
         for elsewhere in ["dbfs:/", "mlflow-artifacts:/"] {

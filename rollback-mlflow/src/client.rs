@@ -71,8 +71,8 @@ impl Registry {
         Ok(match (&config.username, &config.password, &config.token) {
             (Some(user), Some(password), _) => request.basic_auth(user, Some(password.expose_secret())),
             (_, _, Some(token)) => request.bearer_auth(token.expose_secret()),
-            (Some(user), None, None) => request.basic_auth(user, None::<&str>),
-            (None, _, None) => request,
+            // A user without a password counts for nothing, as for MLflow's own clients.
+            (_, _, None) => request,
         })
     }
 

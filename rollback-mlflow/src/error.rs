@@ -75,6 +75,12 @@ pub(crate) fn from_reqwest(error: reqwest::Error, access: Access, what: &str) ->
     let late = error.is_timeout() && !error.is_connect();
     // Its address may hold what only the caller should know.
     let error = error.without_url();
+    if is_untrusted(&error) {
+        let message = format!("{what}: nobody vouches for the server's certificate");
+        return Error::new(ErrorKind::Unavailable, message).with_source(error).with_hint(
+            "name the file of its authority in MLFLOW_TRACKING_SERVER_CERT_PATH, or reach it by a name of its certificate",
+        );
+    }
     let (kind, message) = if late {
         (ErrorKind::Timeout, format!("{what}: no answer in time"))
     } else {
@@ -86,6 +92,17 @@ pub(crate) fn from_reqwest(error: reqwest::Error, access: Access, what: &str) ->
     match access {
         Access::Write if !unsent => told.indeterminate(),
         _ => told.temporary(None),
+    }
+}
+
+fn is_untrusted(error: &(dyn std::error::Error + 'static)) -> bool {
+    if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+        return matches!(tls, rustls::Error::InvalidCertificate(_));
+    }
+    // The source of an I/O error is not what it wraps, but the source of that.
+    match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+        Some(within) => is_untrusted(within),
+        None => error.source().is_some_and(is_untrusted),
     }
 }
 

@@ -62,3 +62,59 @@ async fn a_version_whose_artifact_is_gone_is_shown_and_refused() {
     let forced = ModelPointer::stage(&registry, &model, Stage::Production, forced).unwrap();
     assert_eq!(undo(&forced, revision("2")).await.unwrap().outcome, Outcome::Completed);
 }
+
+#[tokio::test]
+async fn where_a_logged_model_is_only_the_server_says() {
+    let store = ObjectStore::shared().await;
+    let server = Mlflow::shared(MlflowVersion::Three).await;
+    let model = server.model(&[]).await;
+    let script = format!(
+        "experiment = client.create_experiment('{model}', artifact_location='s3://models/{model}')\n\
+         logged = [client.create_logged_model(experiment) for _ in range(2)]\n\
+         for one in logged: client.create_model_version('{model}', f'models:/{{one.model_id}}', model_id=one.model_id)\n\
+         print(json.dumps([one.artifact_location for one in logged]))"
+    );
+    let locations = server.python(&script).await;
+    let there = locations[0].as_str().unwrap().trim_start_matches("s3://models/");
+    store.put(&format!("{there}/MLmodel")).await;
+    server.alias(&model, "champion", "1").await;
+    let registry = registry(server.url());
+    let pointer = ModelPointer::alias(&registry, &model, "champion", checking(store, ArtifactCheck::Require));
+    let pointer = pointer.unwrap();
+    let history = pointer.history().await.unwrap();
+    let seen: Vec<_> = history.iter().map(|r| r.summary.contains("its artifact is gone")).collect();
+    assert_eq!(seen, [true, false], "{history:?}");
+    assert!(history[0].summary.starts_with("models:/m-"), "{history:?}");
+    let error = undo(&pointer, revision("2")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused, "{error:?}");
+    let uri = pointer.artifact("1").await.unwrap().unwrap();
+    assert_eq!(uri.trim_end_matches('/'), locations[0].as_str().unwrap().trim_end_matches('/'));
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_is_a_warning_or_a_refusal() {
+    let server = Mlflow::shared(MlflowVersion::Three).await;
+    let model = server.model(&["s3://models/a/v1", "s3://models/a/v2"]).await;
+    server.stage(&model, "2", "Production", true).await;
+    let registry = registry(server.url());
+    let pointer = |check| {
+        let mut options = options();
+        options.artifact_check = check;
+        options.store = StoreOptions::default()
+            .with("aws_endpoint", "http://127.0.0.1:1")
+            .with("aws_access_key_id", "test")
+            .with("aws_secret_access_key", "test")
+            .with("aws_region", "us-east-1");
+        ModelPointer::stage(&registry, &model, Stage::Production, options).unwrap()
+    };
+    let warned = pointer(ArtifactCheck::Warn);
+    let change = warned.prepare(&revision("1")).await.unwrap().remove(0);
+    let says = "the artifact of version 1 was not checked: its store cannot be asked: no answer";
+    assert!(change.warnings.iter().any(|w| w.contains(says)), "{change:?}");
+    assert!(warned.history().await.unwrap().iter().all(|r| !r.summary.contains("gone")));
+    let before = server.observe(&model).await;
+    let error = undo(&pointer(ArtifactCheck::Require), revision("1")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    assert!(error.hint().unwrap().contains("--artifact-check=warn"), "{error:?}");
+    assert_eq!(server.observe(&model).await, before);
+}

@@ -197,3 +197,92 @@ async fn model_tags(server: &Mlflow, model: &str) -> String {
     let known = server.call("GET", "registered-models/get", &json!({"name": model})).await;
     known["registered_model"]["tags"].to_string()
 }
+
+#[tokio::test]
+async fn a_server_that_speaks_tls_is_trusted_by_its_certificate_or_told_to_be_untrusted() {
+    let server = Mlflow::start_tls().await;
+    let model = baseline(&server).await;
+    let with = |set: &dyn Fn(&mut RegistryConfig)| {
+        let mut config = RegistryConfig::new(server.url());
+        set(&mut config);
+        pointer(config, &model)
+    };
+    let error = with(&|_| {}).history().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+    assert!(error.hint().unwrap().contains("MLFLOW_TRACKING_SERVER_CERT_PATH"), "{error:?}");
+    let vouched = with(&|config| config.server_cert_path = Some(server.certificate()));
+    assert_eq!(undo(&vouched, revision("4")).await.unwrap().outcome, Outcome::Completed);
+    let insecure = with(&|config| config.insecure_tls = true);
+    assert_eq!(undo(&insecure, revision("5")).await.unwrap().outcome, Outcome::Completed);
+    // Of another name than that of its certificate it is another server.
+    let mut elsewhere = RegistryConfig::new(server.url().replace("127.0.0.1", "localhost"));
+    elsewhere.server_cert_path = Some(server.certificate());
+    let error = pointer(elsewhere, &model).history().await.unwrap_err();
+    assert!(error.to_string().contains("nobody vouches"), "{error:?}");
+}
+
+#[tokio::test]
+async fn credentials_are_sent_as_its_own_client_sends_them() {
+    let server = Mlflow::shared(MlflowVersion::Three).await;
+    let model = baseline(server).await;
+    let cases = [
+        (None, None, Some("t0ken")),
+        (Some("ann"), Some("hunter2"), Some("t0ken")),
+        (Some("ann"), Some("hunter2"), None),
+        (Some("ann"), None, Some("t0ken")),
+        (Some("ann"), None, None),
+        (None, Some("hunter2"), None),
+    ];
+    for (username, password, token) in cases {
+        let proxy = server.proxy().await;
+        let mut config = RegistryConfig::new(proxy.url());
+        config.username = username.map(str::to_owned);
+        config.password = password.map(SecretString::from);
+        config.token = token.map(SecretString::from);
+        pointer(config, &model).history().await.unwrap();
+        let ours = proxy.requests().last().unwrap().authorization.clone();
+        proxy.clear();
+        let set = |name: &str, value: Option<&str>| {
+            value
+                .map(|value| format!("os.environ['MLFLOW_TRACKING_{name}'] = '{value}'\n"))
+                .unwrap_or_default()
+        };
+        let script = format!(
+            "import os\n{}{}{}other = MlflowClient(registry_uri='{}')\nother.get_registered_model('{model}')\nprint('true')",
+            set("USERNAME", username),
+            set("PASSWORD", password),
+            set("TOKEN", token),
+            proxy.url()
+        );
+        server.python(&script).await;
+        let theirs = proxy.requests().last().unwrap().authorization.clone();
+        assert_eq!(ours, theirs, "{username:?} {password:?} {token:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_too_slow_is_told_and_a_move_that_came_late_is_found() {
+    let server = Mlflow::shared(MlflowVersion::Three).await;
+    let model = baseline(server).await;
+    let proxy = server.proxy().await;
+    let hurried = || {
+        let mut config = RegistryConfig::new(proxy.url());
+        config.timeout = Duration::from_secs(1);
+        pointer(config, &model)
+    };
+    proxy.fault(Matcher::method("GET"), Fault::Delay(Duration::from_secs(3)));
+    let error = hurried().history().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error:?}");
+    proxy.clear();
+    // The server does what it is told, and its answer comes too late.
+    let mut hold = proxy.hold(Matcher::method("POST").path("transition-stage").nth(1));
+    let slow = hurried();
+    let (report, ()) = tokio::join!(undo(&slow, revision("4")), async {
+        hold.reached().await;
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        hold.release();
+    });
+    let report = report.unwrap();
+    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+    assert_eq!(server.observe(&model).await["stages"]["4"], "Production");
+}

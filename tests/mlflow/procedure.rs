@@ -69,6 +69,16 @@ async fn of_inflow_baseline_the_versions_are_listed_version_5_is_archived_and_ve
         }
         let marks: Vec<_> = pointer.history().await.unwrap().into_iter().map(|r| r.mark).collect();
         assert_eq!(marks[0], Some(Mark::Left), "5 was left");
+        let latest = server
+            .python(&format!(
+                "print(json.dumps([str(v.version) for v in client.get_latest_versions('{model}', stages=['Production'])]))"
+            ))
+            .await;
+        let status = pointer.status().await.unwrap();
+        assert!(status.is_converged() && status.message.ends_with("at version 4"), "{status:?}");
+        let current: Vec<_> =
+            pointer.history().await.unwrap().into_iter().filter(|r| r.current).map(|r| r.id).collect();
+        assert_eq!(json!(current), latest, "what its client takes for the one in Production is what we do");
         let second = undo(&pointer, Target::Previous).await.unwrap();
         assert_eq!(second.steps[0].to, "3", "further back, not to what was left: {second:#?}");
     }
@@ -91,6 +101,81 @@ async fn an_alias_is_moved_to_the_version_before_and_back() {
         pointer.apply(&context(), &changes[0].reversed()).await.unwrap();
         assert_eq!(server.python(&script).await, "5");
     }
+}
+
+#[tokio::test]
+async fn what_was_archived_as_the_present_one_was_promoted_is_the_guess() {
+    for version in BOTH {
+        let server = Mlflow::shared(version).await;
+        let model = server.model(&["s3://m/1", "s3://m/2", "s3://m/3", "s3://m/4"]).await;
+        server.stage(&model, "1", "Production", true).await;
+        // Never served: archived by hand, and higher.
+        server.stage(&model, "2", "Archived", false).await;
+        server.stage(&model, "3", "Production", true).await;
+        let pointer = production(server.url(), &model);
+        let change = pointer.prepare(&Target::Previous).await.unwrap().remove(0);
+        assert_eq!((change.from.id.as_str(), change.to.id.as_str()), ("3", "1"), "{change:?}");
+        assert!(change.warnings.iter().any(|w| w.contains("a guess, by the time")), "{change:?}");
+        // Whose description is edited, has another time.
+        let edit = json!({"name": model, "version": "1", "description": "the best we had"});
+        server.call("PATCH", "model-versions/update", &edit).await;
+        assert_eq!(pointer.prepare(&Target::Previous).await.unwrap()[0].to.id, "2");
+    }
+}
+
+#[tokio::test]
+async fn what_the_ledger_knows_and_the_server_has_deleted_is_skipped_and_told() {
+    let server = Mlflow::shared(MlflowVersion::Three).await;
+    let model = baseline(server).await;
+    let pointer: Arc<ModelPointer> = Arc::new(production(server.url(), &model));
+    let ledger = Arc::new(MemoryJournal::new());
+    let realm = pointer.realm().await.unwrap();
+    for (id, at) in [("1", 1), ("3", 2), ("5", 3)] {
+        let snapshot = snapshot_of(&*pointer, id).await.unwrap();
+        let at = format!("2026-11-23T03:00:0{at}Z").parse().unwrap();
+        let note = Note { at, by: "ci".into(), fact: Fact::InPlace { snapshot } };
+        ledger.note(&realm, pointer.id(), vec![note]).await.unwrap();
+    }
+    let plan = async || {
+        let planner = Planner::new().with_ledger(ledger.clone());
+        let plan = planner.rollback("model", pointer.clone(), Target::Previous, &[]).plan().await.unwrap();
+        plan.steps()[0].change.clone()
+    };
+    let delete = async |version: &str| {
+        server.call("DELETE", "model-versions/delete", &json!({"name": model, "version": version})).await;
+    };
+    delete("3").await;
+    let change = plan().await;
+    assert_eq!(change.to.id, "1", "{change:?}");
+    let told = |says: &str| assert!(change.warnings.iter().any(|w| w.contains(says)), "{says}: {change:?}");
+    told("revision 3 was in place from 2026-11-23T03:00:02Z on, as recorded, and is skipped");
+    told("has no version 3");
+    delete("1").await;
+    let change = plan().await;
+    assert_eq!(change.to.id, "4", "the server's own order, once nothing that is known is left: {change:?}");
+    let skipped = change.warnings.iter().filter(|w| w.contains("is skipped")).count();
+    assert_eq!(skipped, 2, "{change:?}");
+}
+
+#[tokio::test]
+async fn a_version_that_is_not_ready_is_shown_and_refused() {
+    let server = Mlflow::shared(MlflowVersion::Three).await;
+    let model = baseline(server).await;
+    // The server that tests run makes every version READY at once.
+    let script = format!(
+        "import sqlite3\nc = sqlite3.connect('{}', timeout=30)\n\
+         c.execute(\"update model_versions set status='FAILED_REGISTRATION', status_message='copy failed' where name='{model}' and version=4\")\n\
+         c.commit()\nprint(json.dumps(client.get_model_version('{model}', '4').status))",
+        server.database().display()
+    );
+    assert_eq!(server.python(&script).await, "FAILED_REGISTRATION");
+    let pointer = production(server.url(), &model);
+    let history = pointer.history().await.unwrap();
+    assert!(history[1].summary.contains("(FAILED_REGISTRATION)"), "{history:?}");
+    let error = undo(&pointer, revision("4")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    assert!(error.to_string().contains("FAILED_REGISTRATION copy failed"), "{error}");
+    assert_eq!(pointer.prepare(&Target::Previous).await.unwrap()[0].to.id, "3");
 }
 
 #[tokio::test]

@@ -26,7 +26,8 @@ pub enum MlflowVersion {
 
 pub(crate) fn client() -> Client {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    Client::new()
+    // A server of a test vouches for itself.
+    Client::builder().danger_accept_invalid_certs(true).build().expect("a client")
 }
 
 /// What lives as long as the test process.
@@ -60,6 +61,25 @@ fn environment(variable: &str) -> PathBuf {
     )
 }
 
+/// Makes a certificate that vouches for itself, with a package that MLflow brings.
+const CERTIFICATE: &str = r#"
+import datetime, ipaddress
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+key = ec.generate_private_key(ec.SECP256R1())
+name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "mlflow")])
+now = datetime.datetime.now(datetime.timezone.utc)
+made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(),
+    now - datetime.timedelta(days=1), now + datetime.timedelta(days=1))
+own = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+cert = made.add_extension(own, critical=False).sign(key, hashes.SHA256())
+pem = serialization.Encoding.PEM
+open("server.pem", "wb").write(cert.public_bytes(pem))
+plain = serialization.PrivateFormat.PKCS8
+open("key.pem", "wb").write(key.private_bytes(pem, plain, serialization.NoEncryption()))
+"#;
+
 /// An MLflow tracking server.
 #[derive(Debug)]
 pub struct Mlflow {
@@ -84,6 +104,20 @@ impl Mlflow {
 
     /// A server of a test's own; with authentication its administrator is `admin`, `adminpassword12`.
     pub async fn start(version: MlflowVersion, authenticates: bool) -> Self {
+        Self::start_as(version, authenticates, false).await
+    }
+
+    /// A server of a test's own that speaks TLS, with [`certificate`](Self::certificate).
+    pub async fn start_tls() -> Self {
+        Self::start_as(MlflowVersion::Three, false, true).await
+    }
+
+    /// The certificate of a server that speaks TLS, which nobody else vouches for.
+    pub fn certificate(&self) -> PathBuf {
+        self.dir.join("server.pem")
+    }
+
+    async fn start_as(version: MlflowVersion, authenticates: bool, tls: bool) -> Self {
         static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let (keeper, home) = place();
         let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
@@ -117,14 +151,24 @@ impl Mlflow {
                 ("MLFLOW_FLASK_SERVER_SECRET_KEY", "s3cr3t"),
                 ("MLFLOW_AUTH_ADMIN_PASSWORD", "adminpassword12"),
             ]);
-        } else if version == MlflowVersion::Three {
-            command.args(["--gunicorn-opts", "--threads 8 --no-control-socket"]);
         } else {
-            command.args(["--gunicorn-opts", "--threads 8"]);
+            let mut options = "--threads 8".to_owned();
+            if version == MlflowVersion::Three {
+                options.push_str(" --no-control-socket");
+            }
+            if tls {
+                options.push_str(" --certfile server.pem --keyfile key.pem");
+            }
+            command.args(["--gunicorn-opts", &options]);
+        }
+        let python = folder.join("bin/python");
+        if tls {
+            let status = Command::new(&python).args(["-c", CERTIFICATE]).current_dir(&dir).status();
+            assert!(status.is_ok_and(|status| status.success()), "a certificate");
         }
         let server = Self {
-            url: format!("http://127.0.0.1:{port}"),
-            python: folder.join("bin/python"),
+            url: format!("{}://127.0.0.1:{port}", if tls { "https" } else { "http" }),
+            python,
             dir,
             start: Mutex::new(command),
             leader: Mutex::new(0),

@@ -49,6 +49,8 @@ pub struct Recorded {
     pub content_type: String,
     /// The header `User-Agent`, empty if there is none.
     pub user_agent: String,
+    /// The header `Authorization`, empty if there is none.
+    pub authorization: String,
     /// The body.
     pub body: Vec<u8>,
     /// The status that the server (or a fault in its place) answered with; none yet, or none at all.
@@ -299,6 +301,7 @@ impl Proxy {
             query: parts.uri.query().unwrap_or_default().to_owned(),
             content_type: header(header::CONTENT_TYPE),
             user_agent: header(header::USER_AGENT),
+            authorization: header(header::AUTHORIZATION),
             body: body.to_vec(),
             status: None,
         };

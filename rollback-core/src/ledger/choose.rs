@@ -73,22 +73,26 @@ impl Choice<'_> {
     /// By the rule of the component's own system; where that leads to what is known to be bad or was just
     /// left, the next older; where the system has forgotten, what was in place before as far as is known.
     async fn previous(&self) -> Result<Found> {
-        if !self.component.keeps_history()
-            && let Some(found) = self.remembered(false).await?
-        {
+        let (mut notes, judges) = (Vec::new(), self.component.keeps_history());
+        if !judges && let Some(found) = self.remembered(judges, &mut notes).await? {
             return Ok(found);
         }
-        let (error, mut notes) = match self.prepare(&Target::Previous, Vec::new()).await {
+        let error = match self.prepare(&Target::Previous, Vec::new()).await {
             Ok(first) => match self.beyond(first).await? {
-                Ok(found) => return Ok(found),
-                Err(notes) => (Error::new(ErrorKind::NotFound, "no earlier revision to return to"), notes),
+                Ok(mut found) => {
+                    found.notes.splice(0..0, notes);
+                    return Ok(found);
+                }
+                Err(mut skipped) => {
+                    notes.append(&mut skipped);
+                    Error::new(ErrorKind::NotFound, "no earlier revision to return to")
+                }
             },
-            Err(error) if error.kind() == ErrorKind::NotFound => (error, Vec::new()),
+            Err(error) if error.kind() == ErrorKind::NotFound => error,
             Err(error) => return Err(error),
         };
-        if let Some(mut found) = self.remembered(true).await? {
-            notes.append(&mut found.notes);
-            return Ok(Found { notes, ..found });
+        if judges && let Some(found) = self.remembered(judges, &mut notes).await? {
+            return Ok(found);
         }
         if notes.is_empty() {
             return Err(error);
@@ -118,8 +122,8 @@ impl Choice<'_> {
     }
 
     /// What was in place before the current one, as the record knows; where the system has `judged` what it still
-    /// knows, only what it has forgotten.
-    async fn remembered(&self, judged: bool) -> Result<Option<Found>> {
+    /// knows, only what it has forgotten. Takes the notes along where it finds one, and adds to them what is gone.
+    async fn remembered(&self, judged: bool, notes: &mut Vec<String>) -> Result<Option<Found>> {
         let history = self.component.history().await?;
         let Some(current) = history.iter().find(|revision| revision.current) else { return Ok(None) };
         let in_place = self.record.in_place();
@@ -133,9 +137,20 @@ impl Choice<'_> {
             let (Some(snapshot), None) = (&known.snapshot, self.unwanted(fingerprint, &known.id)) else {
                 continue;
             };
-            if *fingerprint != current.fingerprint {
-                let note = format!("revision {} was in place from {since} on, as recorded", known.id);
-                return self.prepare_known(snapshot, vec![note]).await.map(Some);
+            if *fingerprint == current.fingerprint {
+                continue;
+            }
+            let note = format!("revision {} was in place from {since} on, as recorded", known.id);
+            match self.prepare_known(snapshot, Vec::new()).await {
+                Ok(mut found) => {
+                    notes.push(note);
+                    found.notes.append(notes);
+                    return Ok(Some(found));
+                }
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    notes.push(format!("{note}, and is skipped: {error}"));
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(None)

@@ -87,7 +87,7 @@ pub(crate) fn blocking<'a>(
     if !ordered || super::status::is_on_delete(set) {
         return Vec::new();
     }
-    let partition = json::number(set, "/spec/updateStrategy/rollingUpdate/partition").unwrap_or_default();
+    let partition = super::status::partition(set);
     let mut blocking: Vec<_> = pods
         .into_iter()
         .filter(|pod| json::controller_uid(pod) == Some(json::uid(set)))
@@ -107,7 +107,7 @@ pub(crate) fn lagging<'a>(
     pods: impl IntoIterator<Item = &'a Value>,
     wanted: Option<&str>,
 ) -> Option<String> {
-    let partition = json::number(set, "/spec/updateStrategy/rollingUpdate/partition").unwrap_or_default();
+    let partition = super::status::partition(set);
     let mut own: Vec<_> =
         pods.into_iter().filter(|pod| json::controller_uid(pod) == Some(json::uid(set))).collect();
     own.retain(|pod| ordinal(pod).is_some_and(|ordinal| ordinal >= partition));

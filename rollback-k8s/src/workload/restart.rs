@@ -20,8 +20,9 @@ impl Workload {
         let realm = self.cluster.realm().await?;
         let live = restorable(object["spec"]["template"].clone());
         let images = template::images(&live);
-        // With OnDelete a rollout restart would restart nothing.
-        let by_pods = scope != RestartScope::All || status::is_on_delete(&object);
+        // With OnDelete a rollout restart would restart nothing, and nothing below a partition.
+        let by_pods =
+            scope != RestartScope::All || status::is_on_delete(&object) || status::partition(&object) > 0;
         if by_pods {
             crate::guard::refuse_dying(&object)?;
         } else {

@@ -156,6 +156,11 @@ pub(crate) fn wanted_pods(kind: WorkloadKind, object: &Value) -> i64 {
     }
 }
 
+/// Below which ordinal the pods of a `StatefulSet` keep their revision; 0 where none does.
+pub(crate) fn partition(object: &Value) -> i64 {
+    json::number(object, "/spec/updateStrategy/rollingUpdate/partition").unwrap_or_default()
+}
+
 /// Whether pods change only when someone deletes them.
 pub(crate) fn is_on_delete(object: &Value) -> bool {
     json::text(object, "/spec/updateStrategy/type") == Some("OnDelete")

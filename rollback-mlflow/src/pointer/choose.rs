@@ -101,7 +101,8 @@ impl ModelPointer {
     }
 
     /// MLflow does not record what a pointer was at: an older version that is ready and was not just left, by
-    /// preference one that is in the stage as well, then one that was archived.
+    /// preference one that is in the stage as well, then the one that the promotion of the present one archived, then
+    /// any that is archived.
     fn previous(&self, view: &View) -> Result<(Vec<String>, Vec<String>)> {
         let at = view.at(&self.kind);
         let Some(current) = at.first().map(|version| version.parse::<u64>().unwrap_or_default()) else {
@@ -123,10 +124,16 @@ impl ModelPointer {
                 older.push(version);
             }
         }
+        // One transition gives all versions that it touches the same time, to the millisecond.
+        let promoted = at.first().and_then(|version| view.version(version));
+        let by_one_transition = |version: &ModelVersion| {
+            promoted.is_some_and(|now| now.last_updated_timestamp == version.last_updated_timestamp)
+        };
         let rank = |version: &&&ModelVersion| match &self.kind {
             Kind::Alias(_) => 0,
             Kind::Stage(_) if at.contains(&version.version) => 0,
-            Kind::Stage(_) if version.current_stage == ARCHIVED => 1,
+            Kind::Stage(_) if version.current_stage != ARCHIVED => 3,
+            Kind::Stage(_) if by_one_transition(version) => 1,
             Kind::Stage(_) => 2,
         };
         let Some(chosen) =
@@ -137,8 +144,9 @@ impl ModelPointer {
                 if notes.is_empty() { hint.to_owned() } else { format!("{}; {hint}", notes.join("; ")) };
             return Err(Error::new(ErrorKind::NotFound, "no earlier version to return to").with_hint(hint));
         };
+        let why = if rank(&chosen) == 1 { ", by the time at which it was archived" } else { "" };
         notes.push(format!(
-            "MLflow keeps no history of its pointers: that version {} came before is a guess",
+            "MLflow keeps no history of its pointers: that version {} came before is a guess{why}",
             chosen.version
         ));
         Ok((vec![chosen.version.clone()], notes))
