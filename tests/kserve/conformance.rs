@@ -22,9 +22,9 @@ pub(crate) trait Shape: Send + Sync + 'static {
 }
 
 pub(crate) struct InKnative;
-struct InKnativeWithCanary;
+pub(crate) struct InKnativeWithCanary;
 pub(crate) struct InStandard;
-struct InStandardWithCanary;
+pub(crate) struct InStandardWithCanary;
 
 impl Shape for InKnative {
     const MODE: &'static str = "Knative";

@@ -8,7 +8,7 @@ use rollback_core::{
     StepContext, StepId, StepOutcome, Target, snapshot_of,
 };
 use rollback_k8s::GitOps;
-use rollback_tests::{Namespace, PAUSED, REVISIONS, SERVICES, Testbed};
+use rollback_tests::{Namespace, PAUSED, REVISIONS, SCALED, SERVICES, Testbed};
 use serde_json::{Value, json};
 
 use crate::world::{
@@ -151,22 +151,63 @@ async fn by_the_uri_alone_the_patch_is_a_test_and_a_replace() {
     let proxy = Testbed::shared().await.proxy().await;
     let cluster = connect(proxy.kubeconfig()).await;
     let service = service_with(&cluster, &namespace, |options| options.uri_only = true);
-    let report = undo(&service, Target::Previous).await;
-    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
-    let writes = proxy.writes();
-    let [write] = writes.as_slice() else { panic!("one write: {writes:?}") };
-    let operations: Vec<Value> = serde_json::from_str(&write.body_text()).unwrap();
-    let path = "/spec/predictor/xgboost/storageUri";
-    let own: Vec<_> = operations.iter().filter(|operation| operation["path"] == path).collect();
-    let [before, after] = [uri("v5"), uri("v4")];
-    assert_eq!(
-        json!(own),
-        json!([
-            {"op": "test", "path": path, "value": before},
-            {"op": "replace", "path": path, "value": after},
-        ])
+    let there = plan(&service, Target::Previous, FailurePolicy::Halt).await;
+    let back = there.reversed().unwrap();
+    for (plan, before, after) in [(there, uri("v5"), uri("v4")), (back, uri("v4"), uri("v5"))] {
+        proxy.clear();
+        let report = execute(&plan, &[Arc::new(service.clone())], 60).await;
+        assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+        let writes = proxy.writes();
+        let [write] = writes.as_slice() else { panic!("one write: {writes:?}") };
+        let operations: Vec<Value> = serde_json::from_str(&write.body_text()).unwrap();
+        let path = "/spec/predictor/xgboost/storageUri";
+        let own: Vec<_> =
+            operations.iter().filter(|o| o["path"].as_str().unwrap().starts_with("/spec")).collect();
+        assert_eq!(
+            json!(own),
+            json!([
+                {"op": "test", "path": path, "value": before},
+                {"op": "replace", "path": path, "value": after},
+            ])
+        );
+    }
+    assert_eq!(uri("v4"), "s3://models/baseline/v4");
+}
+
+#[tokio::test]
+async fn the_plan_says_where_fewer_pods_serve_than_now() {
+    let namespace = with_models("Knative", &["v4", "v5"]).await;
+    let service = service(&cluster().await, &namespace);
+    let scale = async |pods: &Value| {
+        let scaled = json!({"metadata": {"annotations": {SCALED: pods.to_string()}}});
+        namespace.merge(SERVICES, NAME, &scaled).await;
+        for (name, pods) in pods.as_object().unwrap() {
+            namespace
+                .wait(REVISIONS, name, "scaled", |object| object["status"]["actualReplicas"] == *pods)
+                .await;
+        }
+    };
+    let [first, second, third] = [1, 2, 3].map(|n| format!("{NAME}-predictor-0000{n}"));
+    scale(&json!({&second: 7})).await;
+    let told = warnings(&plan(&service, Target::Previous, FailurePolicy::Halt).await);
+    assert!(told.contains("the restored predictor begins with 1 pods where 7 serve now"), "{told}");
+    assert!(
+        told.contains(&format!("held on {first}, which is ready and has 0 pods now, at least 1")),
+        "{told}"
     );
-    assert_eq!(after, "s3://models/baseline/v4");
+    assert!(told.contains("its first requests wait"), "{told}");
+
+    let mut canary = predictor("v6");
+    canary["canaryTrafficPercent"] = json!(10);
+    deploy(&namespace, &json!({"predictor": canary})).await;
+    scale(&json!({&second: 2, &third: 9})).await;
+    let told = warnings(&plan(&service, Target::Previous, FailurePolicy::Halt).await);
+    assert!(told.contains(&format!("held on {second}")), "{told}");
+    assert!(told.contains("fewer than the 9 of the newest revision"), "{told}");
+
+    scale(&json!({&second: 1, &third: 1})).await;
+    let told = warnings(&plan(&service, Target::Previous, FailurePolicy::Halt).await);
+    assert!(!told.contains("begins with") && !told.contains("fewer"), "{told}");
 }
 
 fn with_runtime(model: &str, runtime: &str) -> Value {
@@ -214,13 +255,15 @@ async fn another_runtime_comes_back_from_the_record_and_is_refused_without_one()
 }
 
 #[tokio::test]
-async fn a_transformer_returns_together_with_the_predictor() {
-    let spec = |model: &str, image: &str| {
-        let transformer = json!({"containers": [{"name": "kserve-container", "image": image}]});
-        json!({"predictor": predictor(model), "transformer": transformer})
-    };
-    for mode in ["Knative", "Standard"] {
-        let specs = [spec("v4", "transform:1"), spec("v5", "transform:2")];
+async fn a_transformer_or_an_explainer_returns_together_with_the_predictor() {
+    for (mode, component) in
+        [("Knative", "transformer"), ("Standard", "transformer"), ("Knative", "explainer")]
+    {
+        let spec = |model: &str, image: &str| {
+            let beside = json!({"containers": [{"name": "kserve-container", "image": image}]});
+            json!({"predictor": predictor(model), component: beside})
+        };
+        let specs = [spec("v4", "beside:1"), spec("v5", "beside:2")];
         let namespace = deployed(mode, &specs[..1]).await;
         // The times of objects are whole seconds.
         Testbed::shared().await.pause(Duration::from_secs(2)).await;
@@ -232,8 +275,8 @@ async fn a_transformer_returns_together_with_the_predictor() {
         assert_eq!(report.outcome, Outcome::Completed, "{mode}: {report:#?}");
         let live = namespace.get(SERVICES, NAME).await;
         let mut restored = live["spec"].clone();
-        restored["transformer"]["containers"][0].as_object_mut().unwrap().remove("env");
-        assert_eq!(restored, specs[0], "{mode}");
+        restored[component]["containers"][0].as_object_mut().unwrap().remove("env");
+        assert_eq!(restored, specs[0], "{mode} {component}");
     }
 }
 

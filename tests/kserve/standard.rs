@@ -1,16 +1,18 @@
 //! Going back in Standard mode: one change, seen through the child Deployment.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rollback_core::{
     Fact, FailurePolicy, Ledger, MemoryJournal, Note, Outcome, Planner, Rollbackable, Target, snapshot_of,
 };
+use rollback_k8s::GitOps;
 use rollback_tests::{SERVICES, Testbed};
 use serde_json::{Value, json};
 
 use crate::world::{
-    NAME, cluster, connect, deploy, deployed, execute, plan, predictor, service, undo, uri, warnings,
-    with_models,
+    NAME, cluster, connect, deploy, deployed, execute, plan, predictor, service, service_with, undo, uri,
+    warnings, with_models,
 };
 
 const SOURCE_URI: &str = "internal.serving.kserve.io/storage-initializer-sourceuri";
@@ -137,4 +139,69 @@ async fn a_model_that_is_not_in_the_history_moves_alone_and_the_plan_says_so() {
     let report = execute(&unknown, &[Arc::new(service)], 60).await;
     assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
     assert_eq!(namespace.get(SERVICES, NAME).await["spec"]["predictor"]["model"]["storageUri"], uri("v2"));
+}
+
+#[tokio::test]
+async fn a_canary_entry_is_removed_and_the_stable_one_does_not_roll() {
+    let namespace = with_models("Standard", &["v3", "v4"]).await;
+    let stable = format!("{NAME}-predictor");
+    let before = namespace.rolled_out("Deployment", &stable).await;
+    let mut canary = predictor("v5");
+    canary["name"] = json!("next");
+    let spec = json!({
+        "predictor": predictor("v4"), "canary": [{"trafficPercent": 10, "predictor": canary}],
+    });
+    let (path, kind) = (namespace.path(SERVICES, NAME), "application/json-patch+json");
+    let replace = json!([{"op": "replace", "path": "/spec", "value": spec}]);
+    namespace.request(http::Method::PATCH, &path, kind, replace).await.unwrap();
+    let child = format!("{NAME}-next-predictor");
+    namespace.wait("Deployment", &child, "made", |object| !object.is_null()).await;
+    namespace.rolled_out("Deployment", &child).await;
+
+    let service = service(&cluster().await, &namespace);
+    let current = service.history().await.unwrap().into_iter().find(|revision| revision.current).unwrap();
+    assert!(current.summary.contains(&format!("canary at 10 %: {}", uri("v5"))), "{current:?}");
+    let there = plan(&service, Target::Previous, FailurePolicy::Halt).await;
+    assert!(warnings(&there).contains("a canary is under way: it is removed"), "{}", warnings(&there));
+    let report = execute(&there, &[Arc::new(service.clone())], 60).await;
+    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+    assert_eq!(namespace.get(SERVICES, NAME).await["spec"], json!({"predictor": predictor("v4")}));
+    namespace.wait("Deployment", &child, "gone", Value::is_null).await;
+    let after = namespace.get("Deployment", &stable).await;
+    assert_eq!(after["spec"]["template"], before["spec"]["template"]);
+    assert_eq!(
+        after["metadata"]["annotations"]["deployment.kubernetes.io/revision"],
+        before["metadata"]["annotations"]["deployment.kubernetes.io/revision"]
+    );
+    // With the canary gone, the next undo is of the stable one.
+    assert_eq!(service.prepare(&Target::Previous).await.unwrap()[0].to.id, "1");
+}
+
+#[tokio::test]
+async fn what_a_controller_takes_back_after_it_has_rolled_out_is_seen() {
+    let namespace = with_models("Standard", &["v4", "v5"]).await;
+    let tracked = json!({"metadata": {"annotations": {
+        "argocd.argoproj.io/tracking-id": "models:serving.kserve.io/InferenceService:x/y",
+    }}});
+    namespace.merge(SERVICES, NAME, &tracked).await;
+    let service = service_with(&cluster().await, &namespace, |options| {
+        options.gitops = GitOps::Ignore;
+        options.contested_soak = Duration::from_secs(60);
+    });
+    let there = plan(&service, Target::Previous, FailurePolicy::Halt).await;
+    let heals = async {
+        let child = format!("{NAME}-predictor");
+        let is_back = |object: &Value| {
+            object["spec"]["template"]["metadata"]["annotations"][SOURCE_URI] == uri("v4").as_str()
+        };
+        namespace.wait("Deployment", &child, "it is back", is_back).await;
+        namespace.rolled_out("Deployment", &child).await;
+        let edit = json!({"spec": {"predictor": {"model": {"storageUri": uri("v5")}}}});
+        namespace.merge(SERVICES, NAME, &edit).await;
+    };
+    let components: [Arc<dyn Rollbackable>; 1] = [Arc::new(service.clone())];
+    let (report, ()) = tokio::join!(execute(&there, &components, 120), heals);
+    assert_eq!(report.outcome, Outcome::Halted, "{report:#?}");
+    let error = report.steps[0].error.clone().unwrap();
+    assert!(error.message.contains("changed since") || error.message.contains("taken back"), "{error:?}");
 }

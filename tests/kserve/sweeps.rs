@@ -7,6 +7,16 @@ mod knative {
     rollback_testkit::sweeps!(World, super::InMemory, ignore "three changes for each component: ./dev long");
 }
 
+mod knative_with_a_canary {
+    type World = crate::conformance::World<crate::conformance::InKnativeWithCanary>;
+    rollback_testkit::sweeps!(World, super::InMemory, ignore "three changes for each component: ./dev long");
+}
+
+mod standard_with_a_canary {
+    type World = crate::conformance::World<crate::conformance::InStandardWithCanary>;
+    rollback_testkit::sweeps!(World, super::InMemory);
+}
+
 mod standard {
     type World = crate::conformance::World<crate::conformance::InStandard>;
     rollback_testkit::sweeps!(World, super::InMemory);

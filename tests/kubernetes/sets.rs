@@ -301,6 +301,34 @@ async fn a_restart_of_all_is_a_rollout_and_repeating_it_restarts_nothing_more() 
     assert_eq!(web.prepare(&Target::Previous).await.unwrap_err().kind(), ErrorKind::NotFound);
 }
 
+#[tokio::test]
+async fn a_restart_of_all_is_of_those_below_a_partition_too_which_keep_their_revision() {
+    let testbed = Testbed::shared().await;
+    let namespace = testbed.namespace("restart-partition").await;
+    let mut object = objects::stateful_set("db", "app:1", 3);
+    object["spec"]["updateStrategy"] = json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 2}});
+    object["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = json!(1);
+    namespace.create(&object).await;
+    namespace.rolled_out("StatefulSet", "db").await;
+    namespace.patch("StatefulSet", "db", &objects::image_patch("app:2")).await;
+    namespace.wait("Pod", "db-2", "it is of the new revision", |pod| pod_image(pod) == "app:2").await;
+    namespace.wait("StatefulSet", "db", "all are ready", |set| set["status"]["readyReplicas"] == 3).await;
+    let images = async || {
+        let pods = namespace.list("Pod", "app=db").await;
+        let image = |pod: &Value| (pod["metadata"]["name"].clone(), pod_image(pod).to_owned());
+        let images: Vec<_> = pods.iter().map(image).collect();
+        (uids(&pods), images)
+    };
+    let (before, ran) = images().await;
+    let db = workload(&cluster(testbed).await, WorkloadKind::StatefulSet, &namespace, "db");
+    let report = restart(&db, RestartScope::All, Duration::from_secs(60)).await;
+    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+    let (after, runs) = images().await;
+    assert_eq!(after.len(), 3);
+    assert!(after.values().all(|uid| !before.values().any(|old| old == uid)), "{before:?} {after:?}");
+    assert_eq!(runs, ran, "each came back with the revision that it had");
+}
+
 /// A controller whose cache is behind gives two revisions one number.
 #[tokio::test]
 async fn of_two_revisions_with_one_number_the_one_that_kubectl_takes_is_previous() {

@@ -29,6 +29,10 @@ pub const REVISIONS: &str = "serving.knative.dev/v1/Revision";
 /// The annotation of an `InferenceService` that keeps the controller away, as if it had crashed.
 pub const PAUSED: &str = "rollback.test/paused";
 
+/// The annotation of an `InferenceService` that scales Knative revisions which have traffic: a JSON object of their
+/// names and numbers of pods.
+pub const SCALED: &str = "rollback.test/scaled";
+
 pub(crate) const SOURCE_URI: &str = "internal.serving.kserve.io/storage-initializer-sourceuri";
 const OWNER_LABEL: &str = "serving.kserve.io/inferenceservice";
 const SLOW: Duration = Duration::from_secs(2);
@@ -340,11 +344,14 @@ async fn knative(
         }
         _ => traffic.push(json!({"latestRevision": true, "percent": 100, "revisionName": ready})),
     }
+    let scaled = service["metadata"]["annotations"][SCALED].as_str().unwrap_or("{}");
+    let scaled: Value = serde_json::from_str(scaled).unwrap_or_default();
     for revision in revisions.values_mut() {
         let name = named(revision);
         let is_routed = traffic.iter().any(|entry| entry["revisionName"] == name && entry["percent"] != 0);
         // Knative lets go of the pods of a revision that gets no traffic, whatever its least number.
-        let pods = if is_ready(&&*revision) && (is_routed || name == latest) { least } else { 0 };
+        let pods = scaled.get(&name).and_then(Value::as_i64).unwrap_or(least);
+        let pods = if is_ready(&&*revision) && (is_routed || name == latest) { pods } else { 0 };
         if revision["status"]["actualReplicas"] != pods {
             let change = json!({"status": {"actualReplicas": pods}});
             *revision = send(

@@ -50,7 +50,7 @@ mod user;
 
 pub use alertmanager::AlertmanagerServer;
 pub use fault::{Fault, Matcher};
-pub use kserve::{PAUSED, REVISIONS, SERVICES};
+pub use kserve::{PAUSED, REVISIONS, SCALED, SERVICES};
 pub use kubelet::{NODES, READY_ANNOTATION};
 pub use mlflow::{Mlflow, MlflowVersion, ObjectStore};
 pub use namespace::Namespace;
