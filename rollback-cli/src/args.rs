@@ -403,6 +403,8 @@ pub(crate) struct RestartArgs {
     pub(crate) all: bool,
     #[command(flatten)]
     pub(crate) run: RunArgs,
+    #[command(flatten)]
+    pub(crate) why: WhyArgs,
 }
 
 #[derive(Debug, Args)]
@@ -432,6 +434,9 @@ pub(crate) struct AbandonArgs {
     /// Why, for the record
     #[arg(long, value_name = "TEXT", value_parser = reason)]
     pub(crate) reason: String,
+    /// Tell nobody, where the runbook says who is told
+    #[arg(long)]
+    pub(crate) no_notify: bool,
 }
 
 #[derive(Debug, Args)]
@@ -445,13 +450,61 @@ pub(crate) struct RevertArgs {
     /// Stop after the server accepted a dry run; nothing is changed
     #[arg(long, value_name = "WHERE")]
     pub(crate) dry_run: Option<DryRun>,
-    /// Go back also to a revision that is marked bad
+    /// Go back also to a revision that is marked bad, or past a refusal that names this option
     #[arg(long)]
     pub(crate) force: bool,
+    /// What to do with an object that Argo CD, Flux or the like would take back
+    #[arg(long, value_name = "POLICY", default_value = "refuse")]
+    pub(crate) gitops: GitOps,
+    /// What to do where the artifact store of a model cannot be asked; an absent artifact is refused
+    #[arg(long, value_name = "POLICY", default_value = "warn")]
+    pub(crate) artifact_check: Artifacts,
+    #[command(flatten)]
+    pub(crate) implied: ImpliedArgs,
     #[command(flatten)]
     pub(crate) run: RunArgs,
     #[command(flatten)]
     pub(crate) why: WhyArgs,
+}
+
+/// The options of an undo of which a revert has none to choose: it puts back exactly what the run changed, in the way in
+/// which the run changed it.
+#[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
+pub(crate) struct ImpliedArgs {
+    #[arg(long, hide = true)]
+    compat: Option<Compat>,
+    #[arg(long, hide = true)]
+    declarative: bool,
+    #[arg(long, hide = true)]
+    prune: bool,
+    #[arg(long, hide = true)]
+    include_crds: bool,
+    #[arg(long, hide = true)]
+    uri_only: bool,
+    #[arg(long, hide = true)]
+    only: Vec<Pick>,
+    #[arg(long, hide = true)]
+    exclude: Vec<Pick>,
+}
+
+impl ImpliedArgs {
+    /// Those that are given and change nothing.
+    pub(crate) fn given(&self) -> Vec<&'static str> {
+        let all = [
+            ("--compat", self.compat.is_some()),
+            ("--declarative", self.declarative),
+            ("--prune", self.prune),
+            ("--include-crds", self.include_crds),
+            ("--uri-only", self.uri_only),
+        ];
+        all.into_iter().filter_map(|(name, given)| given.then_some(name)).collect()
+    }
+
+    /// Whether a part of what the run changed is asked for.
+    pub(crate) fn is_partial(&self) -> bool {
+        !self.only.is_empty() || !self.exclude.is_empty()
+    }
 }
 
 #[derive(Debug, Args)]
@@ -459,8 +512,8 @@ pub(crate) struct WatchArgs {
     /// Only say what would be done; nothing is written, in the ledger neither, and nobody is told
     #[arg(long)]
     pub(crate) observe: bool,
-    /// Serve /healthz, /readyz and /metrics at this address, such as 127.0.0.1:8080
-    #[arg(long, value_name = "ADDRESS")]
+    /// Serve /healthz, /readyz and /metrics at this address, such as 127.0.0.1:8080, or :8080 for all of this machine
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
     pub(crate) listen: Option<std::net::SocketAddr>,
 }
 
@@ -530,13 +583,23 @@ fn time(text: &str) -> Result<Timestamp, String> {
     })
 }
 
-/// Reads a duration as people write it: `30s`, `5m`, `1h30m`.
+/// Reads an address; without a host it is all of this machine, as elsewhere in this field.
+fn address(text: &str) -> Result<std::net::SocketAddr, String> {
+    let whole = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
+    whole.parse().map_err(|_| "write it as 127.0.0.1:8080, [::]:8080 or :8080".into())
+}
+
+/// Reads a duration as people write it: `30s`, `5m`, `1h30m`, `1d12h`.
 fn duration(text: &str) -> Result<Duration, String> {
     // A day is 24 hours here: nobody means the day on which clocks change.
-    let days = text.strip_suffix('d').and_then(|days| days.parse::<u32>().ok());
-    let parsed = match days {
-        Some(days) => Ok(Duration::from_secs(u64::from(days) * 86_400)),
-        None => SpanParser::new().parse_unsigned_duration(text),
+    let days = text.split_once('d').and_then(|(days, rest)| Some((days.parse::<u32>().ok()?, rest)));
+    let (days, rest) = days.unwrap_or((0, text));
+    let days = Duration::from_secs(u64::from(days) * 86_400);
+    let parsed = match rest {
+        "" if !days.is_zero() => Ok(days),
+        rest => {
+            SpanParser::new().parse_unsigned_duration(rest.trim_start()).map(|time| days.saturating_add(time))
+        }
     };
     match parsed {
         Ok(time) if time.is_zero() => Err("it must be longer than no time".into()),
@@ -558,10 +621,15 @@ pub(crate) fn command(called: Option<OsString>) -> clap::Command {
 pub(crate) fn wants_json(args: impl Iterator<Item = String>) -> bool {
     let mut last_is_flag = false;
     for arg in args.take_while(|arg| arg != "--") {
-        if matches!(arg.as_str(), "-ojson" | "-o=json" | "--output=json") || (last_is_flag && arg == "json") {
+        // Flags without a value may stand before one with a value: -qo json.
+        let short = arg.strip_prefix('-').map(|flags| flags.trim_start_matches(['q', 'w', 'y']));
+        if matches!(short, Some("ojson" | "o=json"))
+            || arg == "--output=json"
+            || (last_is_flag && arg == "json")
+        {
             return true;
         }
-        last_is_flag = matches!(arg.as_str(), "-o" | "--output");
+        last_is_flag = short == Some("o") || arg == "--output";
     }
     false
 }
@@ -599,7 +667,21 @@ mod tests {
     fn durations_are_read_as_people_write_them() {
         let seconds = |text| duration(text).map(|time| time.as_secs()).ok();
         assert_eq!(["30s", "5m", "1h", "1h30m"].map(seconds), [Some(30), Some(300), Some(3600), Some(5400)]);
-        for bad in ["", "0s", "5", "-5m", "5m ago", "soon", "9999999h", "99999999999999999999h"] {
+        assert_eq!(["2d", "1d12h", "1d 30m"].map(seconds), [Some(172_800), Some(129_600), Some(88_200)]);
+        for bad in [
+            "",
+            "0s",
+            "0d",
+            "d",
+            "1dx",
+            "40d",
+            "5",
+            "-5m",
+            "5m ago",
+            "soon",
+            "9999999h",
+            "99999999999999999999h",
+        ] {
             assert!(duration(bad).is_err(), "{bad}");
         }
     }
@@ -625,13 +707,26 @@ mod tests {
     #[test]
     fn json_is_recognized_before_anything_is_parsed() {
         let wants = |line: &str| wants_json(line.split_whitespace().map(str::to_owned));
-        for line in ["rollback -o json x", "rollback x -ojson", "rollback --output=json", "rollback -o=json"]
-        {
+        for line in [
+            "rollback -o json x",
+            "rollback x -ojson",
+            "rollback --output=json",
+            "rollback -o=json",
+            "rollback -qo json",
+            "rollback x -wqojson",
+        ] {
             assert!(wants(line), "{line}");
         }
         for line in ["rollback json", "rollback -o yaml json", "rollback -- -ojson"] {
             assert!(!wants(line), "{line}");
         }
+    }
+
+    #[test]
+    fn an_address_without_a_host_is_all_of_this_machine() {
+        assert_eq!(address(":8080").unwrap().to_string(), "0.0.0.0:8080");
+        assert_eq!(address("[::1]:80").unwrap().to_string(), "[::1]:80");
+        assert!(address("8080").is_err() && address("host:80").is_err());
     }
 
     #[test]

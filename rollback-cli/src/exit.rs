@@ -46,13 +46,20 @@ impl Exit {
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) error: Error,
+    /// What the error says, a line for each thing, where there are several.
+    pub(crate) lines: Vec<String>,
     setup: bool,
 }
 
 impl Failure {
     /// What was typed or configured cannot be used, or the server cannot be reached at all.
     pub(crate) fn setup(error: Error) -> Self {
-        Self { error, setup: true }
+        Self { error, lines: Vec::new(), setup: true }
+    }
+
+    /// The same, with what it says in lines.
+    pub(crate) fn in_lines(self, lines: Vec<String>) -> Self {
+        Self { lines, ..self }
     }
 
     pub(crate) fn interrupted() -> Self {
@@ -71,7 +78,7 @@ impl Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self { error, setup: false }
+        Self { error, lines: Vec::new(), setup: false }
     }
 }
 

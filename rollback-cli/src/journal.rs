@@ -100,6 +100,14 @@ pub(crate) async fn lasting(app: &App) -> Result<Kept, Failure> {
     }
 }
 
+/// The file that runs are kept in, where it is one.
+pub(crate) fn file(app: &App) -> Option<PathBuf> {
+    match find_out(app) {
+        Ok(Where::File(path)) => Some(path),
+        Ok(Where::Nowhere | Where::Cluster(_)) | Err(_) => None,
+    }
+}
+
 async fn in_cluster(app: &App, namespace: &str) -> Result<Kept, Failure> {
     let cluster = app.connect().await?;
     let mut journal = KubernetesJournal::new(&cluster, namespace, session::actor());

@@ -4,7 +4,7 @@ use percent_encoding::percent_decode_str;
 use rollback_core::{ComponentId, Error, ErrorKind, Result, Target};
 use rollback_k8s::WorkloadKind;
 
-use crate::runbook::Runbook;
+use crate::runbook::{Runbook, did_you_mean};
 
 const KNOWN: &str = "deployment (deploy), statefulset (sts), daemonset (ds), inferenceservice (isvc), model and environment (env)";
 
@@ -148,8 +148,9 @@ fn parse(written: &str, runbook: Option<&Runbook>) -> Result<Component> {
                 .with_hint("plans are for the commands plan and undo; give one at a time"));
         }
         let message = format!("{written:?} names no type, and is no component of the runbook");
-        return Err(Error::new(ErrorKind::InvalidConfig, message)
-            .with_hint(format!("it knows: {}; else write TYPE/NAME", runbook.names())));
+        let known = runbook.names();
+        return Err(Error::new(ErrorKind::InvalidConfig, message + &did_you_mean(written, &known))
+            .with_hint(format!("it knows: {}; else write TYPE/NAME", known.join(", "))));
     }
     let kind = match type_named(kind) {
         Some(Named::Model) => return model(written, &rest),
@@ -157,7 +158,10 @@ fn parse(written: &str, runbook: Option<&Runbook>) -> Result<Component> {
         Some(Named::Workload(kind)) => Kind::Workload(kind),
         Some(Named::Service) => Kind::Service,
         None => {
-            return Err(invalid(format!("{written}: {kind:?} is no type known; the types are {KNOWN}")));
+            let near = did_you_mean(kind, &TYPES);
+            return Err(invalid(format!(
+                "{written}: {kind:?} is no type known{near}; the types are {KNOWN}"
+            )));
         }
     };
     let (namespace, name) = match rest.as_slice() {
@@ -301,10 +305,35 @@ pub(crate) fn targets(
     for Wanted { written, name, revision } in wanted {
         let place = match (&name, components) {
             (Some(name), _) => {
-                let is_meant = |(text, id): &(&str, &ComponentId)| *text == name || id.to_string() == *name;
-                components.iter().position(is_meant).ok_or_else(|| {
-                    invalid(format!("--to-revision {written}: {name} is none of the components given"))
-                })?
+                // The same in other words is the same.
+                let read = parse(name, None)
+                    .ok()
+                    .filter(|read| matches!(read.kind, Kind::Workload(_) | Kind::Service));
+                let is_same = |id: &ComponentId| {
+                    read.as_ref().is_some_and(|read| {
+                        read.may_be(id) && read.namespace.as_deref().is_none_or(|own| id.scope() == Some(own))
+                    })
+                };
+                let is_meant = |(text, id): &(&str, &ComponentId)| {
+                    *text == name || id.to_string() == *name || is_same(id)
+                };
+                let mut meant =
+                    (0..).zip(components).filter(|(_, one)| is_meant(one)).map(|(place, _)| place);
+                match (meant.next(), meant.next()) {
+                    (Some(place), None) => place,
+                    (Some(_), Some(_)) => {
+                        return Err(invalid(format!(
+                            "--to-revision {written}: {name} may be any of several components given"
+                        )));
+                    }
+                    (None, _) => {
+                        let known: Vec<_> = components.iter().map(|(text, _)| *text).collect();
+                        let near = did_you_mean(name, &known);
+                        return Err(invalid(format!(
+                            "--to-revision {written}: {name} is none of the components given{near}"
+                        )));
+                    }
+                }
             }
             (None, [_]) => 0,
             (None, _) => {

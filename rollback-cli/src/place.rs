@@ -9,7 +9,7 @@ use rollback_core::{ComponentId, Error, ErrorKind, Locator, Plan};
 use rollback_git::EnvironmentOptions;
 use rollback_k8s::{Cluster, ConnectOptions, GitOps, UndoMode, Workload, WorkloadOptions};
 use rollback_kserve::InferenceService;
-use rollback_mlflow::{PointerOptions, Stage};
+use rollback_mlflow::{ArtifactCheck, PointerOptions, Stage};
 use serde::{Deserialize, Serialize};
 
 use crate::commands::Prepared;
@@ -100,6 +100,24 @@ pub(crate) enum Policy {
     Ignore,
 }
 
+impl From<GitOps> for Policy {
+    fn from(gitops: GitOps) -> Self {
+        match gitops {
+            GitOps::Refuse => Self::Refuse,
+            GitOps::Ignore => Self::Ignore,
+        }
+    }
+}
+
+impl From<Policy> for GitOps {
+    fn from(policy: Policy) -> Self {
+        match policy {
+            Policy::Refuse => Self::Refuse,
+            Policy::Ignore => Self::Ignore,
+        }
+    }
+}
+
 impl From<&WorkloadOptions> for Options {
     fn from(options: &WorkloadOptions) -> Self {
         Self {
@@ -108,10 +126,7 @@ impl From<&WorkloadOptions> for Options {
                 UndoMode::Kubectl => Mode::Kubectl,
             },
             declarative: options.declarative,
-            gitops: match options.gitops {
-                GitOps::Refuse => Policy::Refuse,
-                GitOps::Ignore => Policy::Ignore,
-            },
+            gitops: options.gitops.into(),
             force: options.force,
             soak: Some(options.soak),
             contested_soak: Some(options.contested_soak),
@@ -128,10 +143,7 @@ impl From<&Options> for WorkloadOptions {
             Mode::Kubectl => UndoMode::Kubectl,
         };
         options.declarative = kept.declarative;
-        options.gitops = match kept.gitops {
-            Policy::Refuse => GitOps::Refuse,
-            Policy::Ignore => GitOps::Ignore,
-        };
+        options.gitops = kept.gitops.into();
         options.force = kept.force;
         options.soak = kept.soak.unwrap_or(options.soak);
         options.contested_soak = kept.contested_soak.unwrap_or(options.contested_soak);
@@ -159,10 +171,7 @@ pub(crate) fn locators(
                 repository: without_secret(&environment.repository),
                 path: environment.path.clone(),
                 namespace: environment.options.namespace.clone(),
-                gitops: match environment.options.gitops {
-                    GitOps::Refuse => Policy::Refuse,
-                    GitOps::Ignore => Policy::Ignore,
-                },
+                gitops: environment.options.gitops.into(),
             },
         }),
     };
@@ -180,23 +189,20 @@ impl From<&Model> for Mlflow {
 }
 
 /// A model where it was. The options may name its server, but no other: that would be another realm.
-fn rebuild_model(app: &App, place: &Mlflow) -> Result<Model, Failure> {
+fn rebuild_model(app: &App, place: &Mlflow, options: PointerOptions) -> Result<Model, Failure> {
     let uri = app.global.tracking_uri.as_deref().unwrap_or(&place.tracking_uri);
     let at = match &place.alias {
         Some(alias) => Pointer::Alias(alias.clone()),
         None => Pointer::Stage(place.stage.unwrap_or_default()),
     };
-    parts::model(Some(uri), &place.model, at, PointerOptions::default()).map_err(Failure::setup)
+    parts::model(Some(uri), &place.model, at, options).map_err(Failure::setup)
 }
 
 /// An environment where it was. The options may name another clone of its repository.
 async fn rebuild_environment(app: &App, cluster: &Cluster, place: &Pinned) -> Result<Environment, Failure> {
     let mut options = EnvironmentOptions::default();
     options.namespace.clone_from(&place.namespace);
-    options.gitops = match place.gitops {
-        Policy::Refuse => GitOps::Refuse,
-        Policy::Ignore => GitOps::Ignore,
-    };
+    options.gitops = place.gitops.into();
     let repository = app.global.repo.as_deref().unwrap_or(&place.repository);
     parts::environment(cluster, repository, &place.path, options).await.map_err(Failure::setup)
 }
@@ -266,9 +272,22 @@ pub(crate) fn without_secret(url: &str) -> String {
     }
 }
 
+/// What is asked for anew of components that are found again; else it is as it was when the run began.
+#[derive(Clone, Copy)]
+pub(crate) struct Guards {
+    pub(crate) gitops: GitOps,
+    pub(crate) force: bool,
+    pub(crate) artifact_check: ArtifactCheck,
+}
+
 /// The components of a run, connected to where it began or to where the options say, and what is to be done
 /// with them.
-pub(crate) async fn rebuild(app: &App, known: &[Locator], plan: Plan) -> Result<Prepared, Failure> {
+pub(crate) async fn rebuild(
+    app: &App,
+    known: &[Locator],
+    plan: Plan,
+    guards: Option<Guards>,
+) -> Result<Prepared, Failure> {
     let mut places = Vec::new();
     for id in plan.components() {
         app.check_namespace(&id.to_string(), id.scope())?;
@@ -300,21 +319,31 @@ pub(crate) async fn rebuild(app: &App, known: &[Locator], plan: Plan) -> Result<
     for (id, place) in &places {
         let (part, place) = match (place, &cluster) {
             (Some(Place::Model { mlflow }), _) => {
-                let model = rebuild_model(app, mlflow)?;
+                let mut options = PointerOptions::default();
+                if let Some(guards) = guards {
+                    (options.force, options.artifact_check) = (guards.force, guards.artifact_check);
+                }
+                let model = rebuild_model(app, mlflow, options)?;
                 let place = Place::Model { mlflow: (&model).into() };
                 (Part::Model(model), place)
             }
             (Some(Place::Environment { environment, .. }), Some(cluster)) => {
-                let environment = environment.clone();
+                let mut environment = environment.clone();
+                if let Some(guards) = guards {
+                    environment.gitops = guards.gitops.into();
+                }
                 let part = rebuild_environment(app, cluster, &environment).await?;
                 let kubernetes = here(app, cluster, known);
                 (Part::Environment(Box::new(part)), Place::Environment { kubernetes, environment })
             }
             (place, Some(cluster)) => {
-                let options = match place {
+                let mut options = match place {
                     Some(Place::Workload { options, .. }) => options.clone(),
                     _ => Options::default(),
                 };
+                if let Some(guards) = guards {
+                    (options.gitops, options.force) = (guards.gitops.into(), guards.force);
+                }
                 let settings = Settings { workload: (&options).into(), ..Settings::default() };
                 let part = in_cluster(cluster, id, &settings).map_err(Failure::setup)?;
                 (part, Place::Workload { kubernetes: here(app, cluster, known), options })

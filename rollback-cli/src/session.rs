@@ -47,11 +47,11 @@ impl App {
         let (runbook, broken) = match found.as_deref().map(Runbook::read) {
             None => (None, None),
             Some(Ok(runbook)) => (Some(runbook), None),
-            Some(Err(error)) if is_named => return Err(Failure::setup(error)),
+            Some(Err(failure)) if is_named => return Err(failure),
             // What is typed in full does not need it.
-            Some(Err(error)) => {
-                say(&format!("warning: {}", output::told(&error.report().message)));
-                (None, Some(error))
+            Some(Err(failure)) => {
+                say(&format!("warning: {}", output::told(&failure.error.report().message)));
+                (None, Some(failure.error))
             }
         };
         let is_typed = global.journal.is_some();

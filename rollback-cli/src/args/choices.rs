@@ -48,6 +48,25 @@ pub(crate) enum GitOps {
     Ignore,
 }
 
+impl GitOps {
+    /// What another command has to say to be taken in the same way.
+    pub(crate) fn flag(self) -> &'static str {
+        match self {
+            Self::Refuse => "",
+            Self::Ignore => " --gitops=ignore",
+        }
+    }
+}
+
+impl From<GitOps> for rollback_k8s::GitOps {
+    fn from(gitops: GitOps) -> Self {
+        match gitops {
+            GitOps::Refuse => Self::Refuse,
+            GitOps::Ignore => Self::Ignore,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Conflicts {
     /// They stay as they are, and the plan says so

@@ -4,6 +4,7 @@ use rollback_core::Engine;
 
 use super::carry_out;
 use super::next::Way;
+use crate::aftermath::Aftermath;
 use crate::args::AbandonArgs;
 use crate::exit::{Exit, Failure};
 use crate::session::App;
@@ -17,5 +18,6 @@ pub(crate) async fn run(app: &App, args: AbandonArgs) -> Result<Exit, Failure> {
         output::say(&format!("run {run} is closed as it stands"));
     }
     carry_out::tell(app, &state.plan, &report, &Way::kept(app, &kept, ""));
+    Aftermath::new(app, &kept, args.no_notify).ended(&state.plan, &report).await;
     Ok(Exit::Done)
 }

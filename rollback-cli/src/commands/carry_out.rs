@@ -38,6 +38,7 @@ impl Prepared {
     /// With what the runbook says of it that cannot be taken back.
     pub(crate) async fn guarded(mut self, app: &App) -> Result<Self, Failure> {
         for (id, warning) in super::plan::crossed(app, &self.servers, &self.plan).await? {
+            self.plan.warn(&id, &warning);
             self.irreversible.push(format!("{id}: {warning}"));
         }
         Ok(self)
@@ -246,6 +247,11 @@ fn question(plan: &Plan) -> String {
         [one] => {
             let (change, component) = (&one.change, &one.change.component);
             match change.kind {
+                ChangeKind::Rollback if component.kind() == "model" && change.to.id == "none" => {
+                    let (name, pointer) =
+                        component.name().rsplit_once('@').unwrap_or((component.name(), "its stage"));
+                    format!("Archive version {} of {name}? The stage {pointer} will be empty", change.from.id)
+                }
                 ChangeKind::Rollback => {
                     format!("Return {component} from revision {} to {}?", change.from.id, change.to.id)
                 }

@@ -17,7 +17,7 @@ use crate::args::ChangesArgs;
 use crate::exit::{Exit, Failure};
 use crate::journal;
 use crate::output::{self, table, told};
-use crate::parts::{Servers, Settings};
+use crate::parts::{Servers, Settings, is_of_setup};
 use crate::runbook::Named;
 use crate::session::App;
 
@@ -52,9 +52,13 @@ pub(crate) async fn run(app: &App, args: ChangesArgs) -> Result<Exit, Failure> {
         (part.id().clone(), found)
     });
     let (mut all, mut unseen) = (Vec::new(), Vec::new());
-    for (component, found) in join_all(looks).await {
+    let looks = join_all(looks).await;
+    // Where nothing can be reached there is no answer either.
+    let all_away = looks.iter().all(|(_, found)| found.as_ref().is_err_and(is_of_setup));
+    for (component, found) in looks {
         match found {
             Ok(found) => all.extend(found),
+            Err(error) if all_away => return Err(Failure::setup(error.with_component(&component))),
             Err(error) => unseen.push(format!("{component}: {}", error.report().message)),
         }
     }
@@ -94,7 +98,7 @@ pub(crate) async fn run(app: &App, args: ChangesArgs) -> Result<Exit, Failure> {
                 let why =
                     change.by.as_ref().or(change.cause.as_ref()).map(|why| told(why)).unwrap_or_default();
                 [
-                    change.at.to_string(),
+                    table::when(change.at, now),
                     change.component.to_string(),
                     format!("{from} → {}", change.to),
                     told(&change.summary),

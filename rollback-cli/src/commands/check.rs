@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::aftermath::BY_HAND;
 use crate::args::CheckArgs;
 use crate::exit::{Exit, Failure};
-use crate::journal;
+use crate::journal::{self, Kept};
 use crate::output::{self, table, told};
 use crate::parts::{Part, Servers, Settings};
 use crate::runbook::{Named, Runbook};
@@ -49,8 +49,7 @@ pub(crate) async fn run(app: &App, args: CheckArgs) -> Result<Exit, Failure> {
     let mut checks = vec![Check::of("runbook", Ok(format!("{} can be read", runbook.path().display())))];
     let kept = match journal::known(app).await {
         Ok(kept) => {
-            let runs = kept.journal.runs().await;
-            checks.push(Check::of("journal", runs.map(|runs| format!("holds {} runs", runs.len()))));
+            checks.push(Check::of("journal", of_journal(app, &kept).await));
             Some(kept)
         }
         Err(failure) => {
@@ -76,7 +75,7 @@ pub(crate) async fn run(app: &App, args: CheckArgs) -> Result<Exit, Failure> {
     checks.extend(of_policies(runbook, &named).await);
     checks.extend(of_notifiers(runbook, args.notify, kept.as_ref()).await);
     if let Some(incidents) = runbook.incidents() {
-        checks.push(Check::of("incidents", writable(&incidents.folder)));
+        checks.push(Check::of("incidents", writable("reports", &incidents.folder)));
     }
     let failed = checks.iter().filter(|check| check.found.is_err()).count();
     let value: Vec<_> = checks
@@ -103,19 +102,56 @@ pub(crate) async fn run(app: &App, args: CheckArgs) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// Whether a folder can be written, or made: nothing is written for that.
-fn writable(folder: &Path) -> rollback_core::Result<String> {
-    let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+/// Whether a file or a folder can be written, or made: nothing is written for that.
+fn writable(what: &str, path: &Path) -> rollback_core::Result<String> {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let there = absolute.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let fits = there.is_dir() || there == absolute;
     #[cfg(unix)]
-    let may = there.is_dir() && rustix::fs::access(there, rustix::fs::Access::WRITE_OK).is_ok();
+    let may = fits && rustix::fs::access(there, rustix::fs::Access::WRITE_OK).is_ok();
     #[cfg(not(unix))]
-    let may = there.is_dir();
+    let may = fits;
     if may {
-        return Ok(format!("reports go to {}", folder.display()));
+        return Ok(format!("{what} go to {}", path.display()));
     }
-    let message = format!("reports cannot be written to {}: see {}", folder.display(), there.display());
+    let message = format!("{what} cannot be written to {}: see {}", path.display(), there.display());
     Err(Error::new(ErrorKind::InvalidConfig, message))
+}
+
+/// Whether the journal can be read, and written.
+async fn of_journal(app: &App, kept: &Kept) -> rollback_core::Result<String> {
+    let runs = kept.journal.runs().await?.len();
+    if let Some(path) = journal::file(app) {
+        writable("runs", &path)?;
+    }
+    if let Some(namespace) = &kept.namespace {
+        let cluster = app.connect().await.map_err(|failure| failure.error)?;
+        let of = |group: &'static str, resource: &'static str, verbs: &[&str]| {
+            verbs.iter().map(|verb| Right::new(verb, group, resource)).collect::<Vec<_>>()
+        };
+        let rights = [
+            of("rollback.dev", "rollbackruns", &["create", "patch"]),
+            of("", "secrets", &["get", "create", "update", "patch"]),
+            of("coordination.k8s.io", "leases", &["get", "create", "update"]),
+        ];
+        missing(&cluster, &rights.concat(), namespace).await?;
+    }
+    Ok(format!("holds {runs} runs"))
+}
+
+/// Refuses where one of these rights is missing.
+async fn missing(cluster: &Cluster, rights: &[Right], namespace: &str) -> rollback_core::Result<()> {
+    let mut missing = Vec::new();
+    for right in rights {
+        if !cluster.may(right, namespace).await? {
+            missing.push(right.to_string());
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let message = format!("in namespace {namespace} it is not allowed to: {}", missing.join(", "));
+    Err(Error::new(ErrorKind::PermissionDenied, message).with_hint("see the roles in rollback-k8s/rbac"))
 }
 
 /// Whether a component is there, has something to return to, and may be changed.
@@ -168,19 +204,8 @@ async fn may(cluster: &Cluster, part: &Part, restarts: bool) -> rollback_core::R
     } else {
         rights.extend(["get", "patch"].map(|verb| Right::new(verb, "serving.kserve.io", &objects)));
     }
-    let mut missing = Vec::new();
-    for right in &rights {
-        if !cluster.may(right, namespace).await? {
-            missing.push(right.to_string());
-        }
-    }
-    if missing.is_empty() {
-        return Ok(
-            (if restarts { "all that an undo and a restart take" } else { "all that an undo takes" }).into()
-        );
-    }
-    let message = format!("in namespace {namespace} it is not allowed to: {}", missing.join(", "));
-    Err(Error::new(ErrorKind::PermissionDenied, message).with_hint("see the roles in rollback-k8s/rbac"))
+    missing(cluster, &rights, namespace).await?;
+    Ok((if restarts { "all that an undo and a restart take" } else { "all that an undo takes" }).into())
 }
 
 async fn of_policies(runbook: &Runbook, named: &Named) -> Vec<Check> {
@@ -225,7 +250,7 @@ pub(super) async fn tell_changes(policy: &Policy, named: &Named, memory: &mut Me
     }
 }
 
-async fn of_notifiers(runbook: &Runbook, tell: bool, kept: Option<&crate::journal::Kept>) -> Vec<Check> {
+async fn of_notifiers(runbook: &Runbook, tell: bool, kept: Option<&Kept>) -> Vec<Check> {
     let notifiers = match runbook.notifiers() {
         Ok(notifiers) => notifiers,
         Err(error) => return vec![Check::of("notify", Err(error))],

@@ -52,9 +52,10 @@ pub(crate) async fn hold(app: &App, args: HoldArgs) -> Result<Exit, Failure> {
                        "until": holding.until, "reason": holding.reason});
     output::result(app.global.output, &value, || {
         format!(
-            "automation does nothing with {} until {}; it observes and tells\n",
+            "automation does nothing with {} until {} ({}); it observes and tells\n",
             shown(&component),
-            holding.until
+            holding.until,
+            table::when(holding.until, since)
         )
     });
     Ok(Exit::Done)
@@ -78,14 +79,21 @@ pub(crate) async fn unhold(app: &App, args: UnholdArgs) -> Result<Exit, Failure>
 
 pub(crate) async fn holds(app: &App) -> Result<Exit, Failure> {
     let kept = journal::known(app).await?;
-    let mut places = vec![everything()?];
+    let (mut places, mut away) = (vec![everything()?], None);
     let servers = Servers::default();
     for component in app.runbook.iter().flat_map(Runbook::all) {
         let part = servers.part(app, component, &Settings::default()).await?;
         match part.component().realm().await {
             Ok(realm) => places.push((realm, part.id().clone())),
-            Err(error) => output::say(&format!("warning: {}: {}", part.id(), told(&error.report().message))),
+            Err(error) => {
+                output::say(&format!("warning: {}: {}", part.id(), told(&error.report().message)));
+                away = away.or_else(|| Some(error.with_component(part.id())));
+            }
         }
+    }
+    // Where no component can be asked for there is no answer.
+    if let (Some(error), [_]) = (away, places.as_slice()) {
+        return Err(Failure::setup(error));
     }
     let now = SystemClock.now();
     let mut found = Vec::new();
@@ -106,9 +114,9 @@ pub(crate) async fn holds(app: &App) -> Result<Exit, Failure> {
             return "nothing is held\n".into();
         }
         let row = |(component, one): &(ComponentId, Holding)| {
-            [shown(component), one.until.to_string(), told(&one.by), told(&one.reason)]
+            [shown(component), table::when(one.until, now), told(&one.by), told(&one.reason)]
         };
-        table::columns(["COMPONENT", "UNTIL", "BY", "REASON"], found.iter().map(row))
+        table::columns(["COMPONENT", "ENDS", "BY", "REASON"], found.iter().map(row))
     });
     if app.runbook.is_none() && !app.global.quiet {
         output::say("without a runbook only what holds all components is listed: name one with -f");

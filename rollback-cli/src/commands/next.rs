@@ -55,7 +55,7 @@ pub(crate) fn commands(plan: &Plan, report: &RunReport, way: &Way) -> Vec<String
             let can_go_back = changed.peek().is_some()
                 && changed
                     .all(|step| plan.step(&step.id).is_some_and(|step| step.change.irreversible.is_none()));
-            let back = can_go_back.then(|| format!("rollback revert {}{journal}", report.run));
+            let back = can_go_back.then(|| format!("rollback revert {}{}{journal}", report.run, way.undo));
             looks.chain(on).chain(back).collect()
         }
         (_, None) => open(report)
@@ -99,11 +99,19 @@ fn look(step: &StepReport, way: &Way) -> String {
     format!("rollback status {} --watch{}", step.component, way.connection)
 }
 
-/// The commands as lines, after their heading.
+/// The commands as lines, after their heading, each with what it leaves.
 pub(crate) fn listed(commands: &[String]) -> String {
-    match commands {
-        [] => String::new(),
-        commands => format!("next, one of:\n  {}\n", commands.join("\n  ")),
+    let lines: String = commands.iter().map(|one| format!("  {one}\n      {}\n", leaves(one))).collect();
+    if lines.is_empty() { lines } else { format!("next, one of:\n{lines}") }
+}
+
+fn leaves(command: &str) -> &'static str {
+    match command.split(' ').nth(1).unwrap_or_default() {
+        "resume" => "finishes the run from where it stands; nothing is done twice",
+        "revert" => "takes back what the run changed, as a new run that is shown first",
+        "abandon" => "closes the run and leaves everything as it is now",
+        "undo" => "goes on to a revision from what is there now, as a new run that is shown first",
+        _ => "watches how it goes on, and changes nothing",
     }
 }
 
@@ -141,7 +149,7 @@ mod tests {
             commands(&testing::plan(), &report, &way(Some(""))),
             [
                 "rollback status deployment/shop/web --watch --context a".to_owned(),
-                format!("rollback revert {}", testing::RUN),
+                format!("rollback revert {} --gitops=ignore", testing::RUN),
             ]
         );
         let mut restart = testing::change("2 not ready", "replaced");
@@ -159,7 +167,7 @@ mod tests {
             [
                 "rollback status deployment/shop/web --watch --context a".to_owned(),
                 "rollback undo deployment/shop/web --gitops=ignore --context a".to_owned(),
-                format!("rollback revert {}", testing::RUN),
+                format!("rollback revert {} --gitops=ignore", testing::RUN),
             ]
         );
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rollback_core::{ComponentId, Plan, Planner, RestartScope, Target};
 use rollback_git::EnvironmentOptions;
-use rollback_k8s::{GitOps, UndoMode, WorkloadOptions};
+use rollback_k8s::{UndoMode, WorkloadOptions};
 
 use super::carry_out::Prepared;
 use crate::args::{self, Compat, PlanArgs, TargetArgs};
@@ -211,10 +211,7 @@ fn settings(target: &TargetArgs, kept: &Kept) -> Settings {
     let mut options = WorkloadOptions::default();
     options.force = target.force;
     options.declarative = target.declarative;
-    options.gitops = match target.gitops {
-        args::GitOps::Refuse => GitOps::Refuse,
-        args::GitOps::Ignore => GitOps::Ignore,
-    };
+    options.gitops = target.gitops.into();
     options.mode = match target.compat {
         Some(Compat::Kubectl) => UndoMode::Kubectl,
         None => UndoMode::Guarded,

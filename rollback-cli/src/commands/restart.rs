@@ -53,6 +53,6 @@ pub(crate) async fn run(app: &App, args: RestartArgs) -> Result<Exit, Failure> {
         })
         .await?;
     // Evicting one pod after the other waits for each to be replaced.
-    let how = How { apply_timeout: Some(args.run.timeout), ..How::of(&args.run) };
+    let how = How { apply_timeout: Some(args.run.timeout), ..How::of(&args.run).because(args.why) };
     carry_out::run(app, &prepared, &kept, how).await
 }

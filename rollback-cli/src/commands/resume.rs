@@ -17,7 +17,7 @@ pub(crate) async fn run(app: &App, args: ResumeArgs) -> Result<Exit, Failure> {
             if state.outcome != Outcome::Unfinished {
                 return Err(journal::ended(run, state.outcome));
             }
-            Ok((run, place::rebuild(app, &state.locators, state.plan.clone()).await?))
+            Ok((run, place::rebuild(app, &state.locators, state.plan.clone(), None).await?))
         })
         .await?;
     let how = How { no_notify: args.no_notify, ..How::resuming(run).because(args.why) };

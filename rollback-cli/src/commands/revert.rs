@@ -1,18 +1,29 @@
 //! `rollback revert`
 
-use rollback_core::{Ledger, Outcome, Plan};
+use rollback_core::{Change, ChangeKind, Ledger, Outcome, Plan, Target};
 
-use super::carry_out::{self, How};
+use super::carry_out::{self, How, Prepared};
 use super::next::Way;
 use super::undo;
 use crate::args::RevertArgs;
 use crate::exit::{Exit, Failure};
-use crate::session::App;
-use crate::{journal, place};
+use crate::place::Guards;
+use crate::session::{self, App};
+use crate::{journal, output, place};
 
 pub(crate) async fn run(app: &App, args: RevertArgs) -> Result<Exit, Failure> {
     if args.dry_run.is_none() {
         carry_out::refuse_silence(args.run.yes, "revert")?;
+    }
+    if args.implied.is_partial() {
+        return Err(session::usage(
+            "a revert takes back all that the run changed; for a part: rollback undo with --only or --exclude",
+        ));
+    }
+    let given = args.implied.given();
+    if !given.is_empty() && !app.global.quiet {
+        let given = given.join(", ");
+        output::say(&format!("a revert puts back exactly what the run changed, also without {given}"));
     }
     let kept = journal::existing(app).await?;
     let prepared = app
@@ -26,14 +37,39 @@ pub(crate) async fn run(app: &App, args: RevertArgs) -> Result<Exit, Failure> {
             if !args.force {
                 refuse_bad(&*kept.ledger, &back).await?;
             }
-            place::rebuild(app, &state.locators, back).await?.guarded(app).await
+            let guards = Guards {
+                gitops: args.gitops.into(),
+                force: args.force,
+                artifact_check: args.artifact_check.into(),
+            };
+            let mut prepared = place::rebuild(app, &state.locators, back, Some(guards)).await?;
+            judge(&mut prepared).await?;
+            prepared.guarded(app).await
         })
         .await?;
     if args.dry_run.is_some() {
         return app.until_stopped(undo::dry_run(app, &prepared)).await;
     }
-    let how = How::of(&args.run).because(args.why);
+    let undo_flags = args.gitops.flag();
+    let how = How { undo_flags, ..How::of(&args.run).because(args.why) };
     carry_out::run(app, &prepared, &kept, how).await
+}
+
+/// Has each component say what speaks against the state to go back to, as an undo to it would; amid the way between two
+/// revisions it has nothing to compare with.
+async fn judge(prepared: &mut Prepared) -> rollback_core::Result<()> {
+    for part in &prepared.parts {
+        let changes: Vec<_> = prepared.plan.changes_of(part.id()).cloned().collect();
+        let is_plain = |change: &Change| change.kind == ChangeKind::Rollback && change.passage.is_whole();
+        let [change] = changes.as_slice() else { continue };
+        if is_plain(change) && !change.is_noop() {
+            let target = Target::Snapshot(Box::new(change.to.clone()));
+            for other in part.component().prepare(&target).await? {
+                other.warnings.iter().for_each(|warning| prepared.plan.warn(part.id(), warning));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What a run changed may have been marked bad since.

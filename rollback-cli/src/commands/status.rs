@@ -59,7 +59,12 @@ async fn all(app: &App, args: &StatusArgs) -> Result<Exit, Failure> {
     let looks = parts.iter().map(async |part| {
         let component = part.component();
         let seen = if args.watch {
-            watch(&*component, args.timeout.unwrap_or(DEFAULT_TIMEOUT), |_| {}).await
+            let tell = |text: &str| {
+                if !app.global.quiet {
+                    output::say(&format!("{}: {}", part.id(), told(text)));
+                }
+            };
+            watch(&*component, args.timeout.unwrap_or(DEFAULT_TIMEOUT), tell).await
         } else {
             component.status().await
         };

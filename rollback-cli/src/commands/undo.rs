@@ -9,7 +9,7 @@ use rollback_k8s::GitOps;
 use serde_json::json;
 
 use super::carry_out::{self, How, Prepared};
-use crate::args::{self, UndoArgs};
+use crate::args::UndoArgs;
 use crate::exit::{Exit, Failure};
 use crate::output::{self, table};
 use crate::parts::{Part, Servers, Settings};
@@ -36,10 +36,7 @@ pub(crate) async fn run(app: &App, args: UndoArgs) -> Result<Exit, Failure> {
     if args.dry_run.is_some() {
         return app.until_stopped(dry_run(app, &prepared)).await;
     }
-    let undo_flags = match args.target.gitops {
-        args::GitOps::Refuse => "",
-        args::GitOps::Ignore => " --gitops=ignore",
-    };
+    let undo_flags = args.target.gitops.flag();
     let how = How { undo_flags, ..How::of(&args.run).because(args.why) };
     carry_out::run(app, &prepared, &journal, how).await
 }
@@ -48,7 +45,7 @@ pub(crate) async fn run(app: &App, args: UndoArgs) -> Result<Exit, Failure> {
 async fn kept(app: &App, path: &Path) -> Result<Prepared, Failure> {
     let (plan, locators) = keep::read(path)?;
     if !locators.is_empty() {
-        return place::rebuild(app, &locators, plan).await;
+        return place::rebuild(app, &locators, plan, None).await;
     }
     let servers = Servers::default();
     // What a plan asks for was decided when it was made. Only how long to watch is open, and where a

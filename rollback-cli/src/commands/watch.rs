@@ -257,7 +257,7 @@ async fn next(
                 Err(session::usage("its journal is another one: begin to watch anew"))
             }
             Ok(runbook) => Generation::make(app, &runbook, kept, observe, sender).await,
-            Err(error) => Err(Failure::setup(error)),
+            Err(failure) => Err(failure),
         };
         match made {
             Ok(made) => {

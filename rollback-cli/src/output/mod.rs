@@ -50,8 +50,11 @@ pub(crate) fn failure(failure: &Failure, format: Format) {
     let report = failure.error.report();
     if format == Format::Json {
         say(&json!({"error": json::error(&report)}).to_string());
-    } else {
+    } else if failure.lines.is_empty() {
         say(&error(&report));
+    } else {
+        let lines: Vec<_> = failure.lines.iter().map(|line| told(line)).collect();
+        say(&format!("error: {}", lines.join("\n  ")));
     }
 }
 

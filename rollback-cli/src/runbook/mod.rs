@@ -8,12 +8,13 @@ mod units;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use rollback_core::{Error, ErrorKind, FailurePolicy, Fingerprint, Result};
+use rollback_core::{Error, ErrorKind, FailurePolicy, Fingerprint};
 use rollback_k8s::WorkloadKind;
 use rollback_mlflow::Stage;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::exit::Failure;
 use crate::naming::{self, Component, Kind, Pinned};
 use crate::parts;
 use crate::place::without_secret;
@@ -23,7 +24,7 @@ use policies::PolicyEntry;
 use schema::Places;
 
 pub(crate) use policies::Named;
-pub(crate) use schema::schema;
+pub(crate) use schema::{nearest, schema};
 
 /// The file that is read where none is named.
 pub(crate) const DEFAULT: &str = "rollback.yaml";
@@ -197,15 +198,16 @@ impl Runbook {
     /// Reads a file.
     ///
     /// # Errors
-    /// `InvalidConfig`, with everything that is wrong.
-    pub(crate) fn read(path: &Path) -> Result<Self> {
+    /// Set-up, with everything that is wrong.
+    pub(crate) fn read(path: &Path) -> std::result::Result<Self, Failure> {
         let shown = path.display();
         let text = std::fs::read_to_string(path).map_err(|e| {
-            Error::new(ErrorKind::InvalidConfig, format!("cannot read the runbook {shown}")).with_source(e)
+            let message = format!("cannot read the runbook {shown}");
+            Failure::setup(Error::new(ErrorKind::InvalidConfig, message).with_source(e))
         })?;
         Self::parse(&text, path).map_err(|mut faults| {
             faults.insert(0, format!("the runbook {shown} cannot be used"));
-            Error::new(ErrorKind::InvalidConfig, faults.join("; "))
+            Failure::setup(Error::new(ErrorKind::InvalidConfig, faults.join("; "))).in_lines(faults)
         })
     }
 
@@ -259,7 +261,7 @@ impl Runbook {
         for (index, entry) in file.irreversible.iter().enumerate() {
             let place = format!("irreversible[{index}]");
             if !components.iter().any(|component| component.written == entry.component) {
-                faults.push(format!("{place}: {} is no component of the runbook", entry.component));
+                faults.push(no_component(&place, &entry.component, &components));
             }
             if !matches!(entry.between.len(), 0 | 2) {
                 faults.push(format!("{place}: it lies between two revisions, an older and a newer one"));
@@ -400,9 +402,9 @@ impl Runbook {
     }
 
     /// Its names, for whoever mistyped one.
-    pub(crate) fn names(&self) -> String {
+    pub(crate) fn names(&self) -> Vec<&str> {
         let components = self.components.iter().map(|component| component.written.as_str());
-        components.chain(self.plans.iter().map(|plan| plan.name.as_str())).collect::<Vec<_>>().join(", ")
+        components.chain(self.plans()).collect()
     }
 
     /// Where it says that runs are kept, as `--journal` takes it.
@@ -417,6 +419,16 @@ impl Runbook {
             (None, None) => None,
         }
     }
+}
+
+fn no_component(place: &str, name: &str, components: &[Component]) -> String {
+    let known: Vec<_> = components.iter().map(|component| component.written.as_str()).collect();
+    format!("{place}: {name} is no component of the runbook{}", did_you_mean(name, &known))
+}
+
+/// What somebody may have meant who wrote a name that is not known.
+pub(crate) fn did_you_mean(name: &str, known: &[&str]) -> String {
+    nearest(name, known).map(|near| format!(", did you mean {near}?")).unwrap_or_default()
 }
 
 impl Entry {
@@ -516,7 +528,7 @@ impl PlanEntry {
             };
             let known = components.iter().find(|component| component.written == id);
             match known {
-                None => faults.push(format!("{place}: {id} is no component of the runbook")),
+                None => faults.push(no_component(&place, id, components)),
                 Some(known) if step.restart.is_some() && !matches!(known.kind, Kind::Workload(_)) => {
                     faults.push(format!("{place}: {id} cannot be restarted, only a workload can"));
                 }
@@ -540,7 +552,8 @@ impl PlanEntry {
             }
             for other in step.after.iter().chain(&step.follows) {
                 if !ids.contains(&other.as_str()) {
-                    faults.push(format!("{place}: {other} is no step of this plan"));
+                    let near = did_you_mean(other, &ids);
+                    faults.push(format!("{place}: {other} is no step of this plan{near}"));
                 }
             }
         }

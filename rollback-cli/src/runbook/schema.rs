@@ -147,10 +147,12 @@ fn names(schema: &Value) -> Vec<String> {
     all.into_iter().collect()
 }
 
-fn nearest<'a>(name: &str, known: &'a [String]) -> Option<&'a String> {
+/// Which of the known names is so near to another one that it may be meant.
+pub(crate) fn nearest<'a, T: AsRef<str>>(name: &str, known: &'a [T]) -> Option<&'a str> {
     let lower = name.to_lowercase();
-    let distance = |other: &&String| strsim::damerau_levenshtein(&lower, &other.to_lowercase());
-    known.iter().min_by_key(distance).filter(|near| distance(near) <= 2 + name.len() / 5)
+    let distance = |other: &&str| strsim::damerau_levenshtein(&lower, &other.to_lowercase());
+    let known = known.iter().map(AsRef::as_ref);
+    known.min_by_key(distance).filter(|near| distance(near) <= 2 + name.len() / 5)
 }
 
 /// A name as a part of a JSON pointer.

@@ -49,6 +49,20 @@ async fn what_is_typed_wrongly_is_told_with_its_place() {
             "9999",
         ),
         (&["undo", "widget/web", "--yes"], 2, "InvalidConfig", "widget"),
+        (&["undo", "deploymnt/web", "--yes"], 2, "InvalidConfig", "did you mean deployment?"),
+        (
+            &["undo", "deployment/web", "deployment/api", "--to-revision", "deploymnt/web=1", "--yes"],
+            2,
+            "InvalidConfig",
+            "did you mean deployment/web?",
+        ),
+        (
+            &["revert", "0199", "--only", "Deployment/web", "--yes"],
+            2,
+            "InvalidConfig",
+            "all that the run changed",
+        ),
+        (&["watch", "--listen", "8080"], 2, "InvalidConfig", "write it as 127.0.0.1:8080"),
         (
             &["undo", "env/infra/staging", "--yes", "--repo", "/"],
             2,

@@ -21,6 +21,8 @@ async fn an_image_that_never_gets_ready_ends_with_4_and_the_next_commands() {
     let next: Vec<_> =
         run["next"].as_array().unwrap().iter().map(|c| c.as_str().unwrap().to_owned()).collect();
     assert_eq!(next.len(), 2, "{next:?}");
+    let shown = rollback(&["show", run["run"].as_str().unwrap()]).await.ok();
+    assert!(shown.contains(&next[1]) && shown.contains("takes back what the run changed"), "{shown}");
     // What it says can be typed as it stands.
     let words: Vec<&str> = next[1].split_whitespace().skip(1).collect();
     let back = rollback(&[&words[..], &["--yes"]].concat()).await;
@@ -130,6 +132,42 @@ async fn secrets_in_a_template_are_never_shown() {
     }
     let undo = rollback_in(&namespace, &["undo", "deploy/web", "--yes"]).await;
     assert!(undo.code == 0 && !format!("{undo:?}").contains("hunter"), "{undo:?}");
+}
+
+#[tokio::test]
+async fn a_revert_is_guarded_as_an_undo_is() {
+    let namespace = deployed("web", &["app:1", "app:2"]).await;
+    let undo = rollback_in(&namespace, &["undo", "deploy/web", "--yes", "--no-verify", "-o", "json"]).await;
+    let run = json(&undo.stdout)["run"].as_str().unwrap().to_owned();
+    let tracked = json!({"metadata": {"annotations": {"argocd.argoproj.io/tracking-id": "shop:apps/Deployment:x/web"}}});
+    namespace.merge("Deployment", "web", &tracked).await;
+    let refused = rollback(&["revert", &run, "--yes"]).await;
+    assert_eq!((refused.code, image(&namespace, "web").await.as_str()), (1, "app:1"), "{refused:?}");
+    assert!(refused.stderr.contains("Argo CD application shop"), "{refused:?}");
+    let all = ["revert", &run, "--yes", "--gitops=ignore", "--no-verify", "--prune", "--declarative"];
+    let back = rollback(&all).await;
+    assert_eq!((back.code, image(&namespace, "web").await.as_str()), (0, "app:2"), "{back:?}");
+    assert!(back.stderr.contains("also without --declarative, --prune"), "{back:?}");
+    assert!(back.stderr.contains("may take the rollback back"), "the plan warns: {back:?}");
+}
+
+#[tokio::test]
+async fn a_revision_is_named_for_a_component_in_whichever_words() {
+    let namespace = deployed("web", &["app:1", "app:2", "app:3"]).await;
+    crate::deploy(&namespace, "api", &["app:1", "app:2"]).await;
+    let plan = ["plan", "deploy/web", "deployment/api", "--to-revision", "deployments/web=1", "-o", "json"];
+    let plan = json(&rollback_in(&namespace, &plan).await.ok());
+    assert_eq!((&plan["steps"][0]["to"], &plan["steps"][1]["to"]), (&json!("1"), &json!("1")));
+}
+
+#[tokio::test]
+async fn a_restart_says_why() {
+    let namespace = deployed("web", &["app:1"]).await;
+    namespace.rolled_out("Deployment", "web").await;
+    let why = ["restart", "deploy/web", "--all", "--yes", "--reason", "stale cache", "--incident", "INC-7"];
+    let restart = json(&rollback_in(&namespace, &[&why[..], &["-o", "json"]].concat()).await.ok());
+    let shown = rollback(&["show", restart["run"].as_str().unwrap()]).await.ok();
+    assert!(shown.contains("INC-7: stale cache"), "{shown}");
 }
 
 #[tokio::test]

@@ -300,14 +300,19 @@ const FAULTS: &[(&str, &str, &str)] = &[
 ];
 
 #[tokio::test]
-async fn a_cluster_that_is_away_is_told_by_the_status_of_all_and_by_checks() {
+async fn a_cluster_that_is_away_is_told_by_what_looks_at_all_components() {
     let folder = tempfile::tempdir().unwrap();
     let text = "apiVersion: rollback.dev/v1alpha1\nkind: Runbook\ncomponents:\n- { name: web, deployment: { name: web } }\n";
     std::fs::write(folder.path().join("book.yaml"), text).unwrap();
     let kubeconfig = edited(Testbed::shared().await.kubeconfig(), folder.path().join("away"), |config| {
         config["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:1".into();
     });
-    for (name, code, kind) in [("status", 2, "Unavailable"), ("check", 1, "Refused")] {
+    for (name, code, kind) in [
+        ("status", 2, "Unavailable"),
+        ("changes", 2, "Unavailable"),
+        ("holds", 2, "Unavailable"),
+        ("check", 1, "Refused"),
+    ] {
         let mut command = command(&kubeconfig, &[name, "-f", "book.yaml", "-o", "json"]);
         let output = finish(command.current_dir(folder.path()).spawn().unwrap()).await;
         let error = json(output.stderr.lines().last().unwrap());
@@ -320,6 +325,18 @@ async fn each_fault_of_a_runbook_is_told_with_its_place() {
     let whole = include_str!("../runbooks/inflow-staging.yaml");
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("book.yaml");
+    // For people, each on a line of its own.
+    let two = whole.replacen("{ component: staging, between", "{ component: stagin, between", 1);
+    std::fs::write(&path, two.replacen("after: [baseline-registry], follows", "after: [nobody], follows", 1))
+        .unwrap();
+    let args = ["check", "-f", path.to_str().unwrap()];
+    let output = finish(command(folder.path(), &args).spawn().unwrap()).await;
+    let lines: Vec<_> = output.stderr.lines().collect();
+    assert!(output.code == 2 && lines.len() == 3 && lines[0].starts_with("error: the runbook"), "{output:?}");
+    assert!(
+        lines[1].contains("nobody is no step") && lines[2].ends_with("did you mean staging?"),
+        "{output:?}"
+    );
     for (right, wrong, says) in FAULTS {
         assert!(whole.contains(right), "{right}");
         std::fs::write(&path, whole.replacen(right, wrong, 1)).unwrap();
