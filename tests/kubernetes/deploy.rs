@@ -69,18 +69,9 @@ async fn the_server_takes_every_object_that_it_knows() {
     let versions = testbed.kubectl(&["api-versions"]).await.ok();
     let versions: BTreeSet<&str> = versions.lines().collect();
     let is_known = |object: &Value| versions.contains(object["apiVersion"].as_str().unwrap());
-    let (mut known, unknown): (Vec<_>, Vec<_>) = objects.into_iter().partition(is_known);
-    for mut object in unknown {
-        match object["apiVersion"].as_str().unwrap() {
-            // The server of 1.20 has it as a beta, with the same fields.
-            "policy/v1" => {
-                object["apiVersion"] = json!("policy/v1beta1");
-                known.push(object);
-            }
-            // Comes with the Prometheus operator.
-            "monitoring.coreos.com/v1" => {}
-            other => panic!("the server does not know {other}: {object:#}"),
-        }
+    let (known, unknown): (Vec<_>, Vec<_>) = objects.into_iter().partition(is_known);
+    for object in unknown {
+        assert_eq!(object["apiVersion"], "monitoring.coreos.com/v1", "the server does not know {object:#}");
     }
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("all.json");
@@ -128,6 +119,35 @@ fn the_alerts_have_the_fields_of_their_version() {
         assert!(alert.labels.contains_key("severity"), "{alert:?}");
         assert!(alert.annotations.contains_key("summary"), "{alert:?}");
     }
+}
+
+/// What the operator's definition of a monitor has of what is used here (v0.82).
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Monitor {
+    selector: Value,
+    endpoints: Vec<Endpoint>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "that it can be read is what counts")]
+struct Endpoint {
+    port: String,
+    path: String,
+    interval: String,
+}
+
+#[test]
+fn what_is_scraped_is_the_port_of_the_service() {
+    let objects = everything();
+    let monitor: Monitor =
+        serde_json::from_value(of_kind(&objects, "ServiceMonitor")[0]["spec"].clone()).unwrap();
+    let service = of_kind(&objects, "Service")[0];
+    assert_eq!(monitor.selector["matchLabels"], service["metadata"]["labels"]);
+    let [endpoint] = &monitor.endpoints[..] else { panic!("one endpoint") };
+    assert_eq!((endpoint.port.as_str(), endpoint.path.as_str()), ("http", "/metrics"));
+    assert_eq!(service["spec"]["ports"][0]["name"], "http");
 }
 
 #[test]

@@ -75,15 +75,25 @@ async fn freeing_a_stateful_set_takes_the_rights_to_free() {
 
 #[tokio::test]
 async fn restarting_takes_the_rights_to_restart() {
-    let (namespace, web) = web("rights-restart", &["rollback-restart"]).await;
-    let pods = namespace.list("Pod", "app=web").await;
-    namespace.set_ready(pods[0]["metadata"]["name"].as_str().unwrap(), false).await;
-    namespace.wait("Deployment", "web", "one is not ready", |d| d["status"]["readyReplicas"] == 1).await;
-    for scope in [RestartScope::Unready, RestartScope::All] {
-        let change = web.prepare_restart(scope).await.unwrap();
-        assert!(!change.is_noop());
-        web.apply(&context(), &change).await.unwrap();
-        assert!(web.verify(&context(), &change).await.unwrap().is_converged());
+    for (role, scopes) in [
+        ("rollback-evict", &[RestartScope::Unready][..]),
+        ("rollback-restart", &[RestartScope::Unready, RestartScope::All]),
+    ] {
+        let (namespace, web) = web("rights-restart", &[role]).await;
+        let pods = namespace.list("Pod", "app=web").await;
+        namespace.set_ready(pods[0]["metadata"]["name"].as_str().unwrap(), false).await;
+        namespace.wait("Deployment", "web", "one is not ready", |d| d["status"]["readyReplicas"] == 1).await;
+        for scope in scopes {
+            let change = web.prepare_restart(scope.clone()).await.unwrap();
+            assert!(!change.is_noop());
+            web.apply(&context(), &change).await.unwrap();
+            assert!(web.verify(&context(), &change).await.unwrap().is_converged());
+        }
+        if role == "rollback-evict" {
+            let change = web.prepare_restart(RestartScope::All).await.unwrap();
+            let error = web.apply(&context(), &change).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::PermissionDenied, "no workload is changed: {error:?}");
+        }
     }
 }
 

@@ -571,11 +571,24 @@ async fn a_supervisor_with_exactly_the_shipped_rights_rolls_back_and_restarts() 
         })
         .await;
     watching.end().await;
-    let restart = ["restart", "web", "--all", "--yes", "-o", "json"];
-    let restarted = finish(world.command(user.kubeconfig(), &restart).spawn().unwrap()).await;
-    assert_eq!(
-        (restarted.code, &json(&restarted.stdout)["outcome"]),
-        (0, &json!("Completed")),
-        "{restarted:?}"
-    );
+    let namespace = &world.namespace;
+    namespace.rolled_out("Deployment", "web").await;
+    let pods = namespace.list("Pod", "app=web").await;
+    let is_old = |pod: &&Value| pod["metadata"]["deletionTimestamp"].is_null();
+    let bad = pods.iter().find(is_old).unwrap()["metadata"]["name"].as_str().unwrap();
+    namespace.set_ready(bad, false).await;
+    namespace
+        .wait("Pod", bad, "it is not ready", |pod| pod.to_string().contains("\"status\":\"False\""))
+        .await;
+    for restart in
+        [&["restart", "web", "--yes", "-o", "json"][..], &["restart", "web", "--all", "--yes", "-o", "json"]]
+    {
+        let restarted = finish(world.command(user.kubeconfig(), restart).spawn().unwrap()).await;
+        assert_eq!(
+            (restarted.code, &json(&restarted.stdout)["outcome"]),
+            (0, &json!("Completed")),
+            "{restarted:?}"
+        );
+    }
+    assert!(namespace.get_if_exists("Pod", bad).await.is_null());
 }
