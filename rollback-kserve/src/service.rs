@@ -143,6 +143,15 @@ impl InferenceService {
         self
     }
 
+    /// When the object was written last, and by which program, as its managed fields tell. Read-only.
+    ///
+    /// # Errors
+    /// What the server answers.
+    pub async fn last_writer(&self) -> Result<Option<(Timestamp, String)>> {
+        let object = self.read().await.map_err(|e| self.own(e))?;
+        Ok(rollback_k8s::backend::writer(&object))
+    }
+
     /// Lets the server check a change without persisting it.
     ///
     /// # Errors

@@ -315,6 +315,12 @@ mod tests {
             "context    prod\nserver     https://k:6443/\nnamespace  shop"
         );
         assert_eq!(question(&plan), "Return deployment/shop/web from revision 5 to 4?");
+        let mut emptied = testing::change("5", "none");
+        emptied.component = ComponentId::new("model", None, "baseline@production").unwrap();
+        assert_eq!(
+            question(&testing::plan_of(emptied)),
+            "Archive version 5 of baseline? The stage production will be empty"
+        );
         let mut restart = testing::change("2 not ready", "replaced");
         restart.kind = ChangeKind::Restart;
         assert_eq!(

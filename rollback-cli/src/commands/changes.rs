@@ -17,7 +17,7 @@ use crate::args::ChangesArgs;
 use crate::exit::{Exit, Failure};
 use crate::journal;
 use crate::output::{self, table, told};
-use crate::parts::{Servers, Settings, is_of_setup};
+use crate::parts::{Part, Servers, Settings, is_of_setup};
 use crate::runbook::Named;
 use crate::session::App;
 
@@ -48,7 +48,12 @@ pub(crate) async fn run(app: &App, args: ChangesArgs) -> Result<Exit, Failure> {
     let runs = rollbacks(&*kept.journal, since).await;
     let looks = parts.iter().map(async |part| {
         let component = part.component();
-        let found = changes(&*component, &*kept.ledger, since).await;
+        let mut found = changes(&*component, &*kept.ledger, since).await;
+        if let Ok(newest) = &mut found
+            && let Some(newest) = newest.last_mut()
+        {
+            newest.by = writer(part, newest.at).await;
+        }
         (part.id().clone(), found)
     });
     let (mut all, mut unseen) = (Vec::new(), Vec::new());
@@ -69,7 +74,9 @@ pub(crate) async fn run(app: &App, args: ChangesArgs) -> Result<Exit, Failure> {
                 && change.at >= run.from.saturating_sub(AROUND)
                 && change.at <= run.until.saturating_add(AROUND)
         };
-        change.by = runs.iter().find(is_its).map(|run| run.actor.clone());
+        if let Some(run) = runs.iter().find(is_its) {
+            change.by = Some(run.actor.clone());
+        }
     }
     all.sort_by_key(|change| std::cmp::Reverse(change.at));
     let mut policies = Vec::new();
@@ -176,6 +183,18 @@ async fn changes(
         found.insert(at, make(at, before.map(|before| before.id.clone()), current));
     }
     Ok(found.into_values().collect())
+}
+
+/// The program that wrote a component at this time, where its system tells: what was written since hides it.
+async fn writer(part: &Part, at: Timestamp) -> Option<String> {
+    let written = match part {
+        Part::Workload(workload) => workload.last_writer().await,
+        Part::Service(service) => service.last_writer().await,
+        Part::Model(_) | Part::Environment(_) => return None,
+    };
+    let (when, program) = written.ok().flatten()?;
+    let is_it = when.saturating_add(AROUND) >= at && when <= at.saturating_add(AROUND);
+    is_it.then_some(program)
 }
 
 /// Whether the current revision is the one before, restarted.

@@ -214,12 +214,34 @@ impl Runbook {
     fn parse(text: &str, path: &Path) -> std::result::Result<Self, Vec<String>> {
         // What is no YAML says where, by line and column.
         let document: serde_json::Value = serde_yaml_ng::from_str(text).map_err(|e| vec![e.to_string()])?;
-        let shape = schema::faults(&document);
-        if !shape.is_empty() {
-            let places = Places::of(text);
-            return Err(shape.iter().map(|(pointer, fault)| places.with(pointer, fault)).collect());
+        if document.is_null() {
+            return Err(vec!["it is empty: it begins with apiVersion: rollback.dev/v1alpha1".into()]);
         }
-        let file: File = serde_yaml_ng::from_str(text).map_err(|e| vec![e.to_string()])?;
+        if let Some(twice) = schema::twice(text) {
+            return Err(vec![twice]);
+        }
+        let shape = schema::faults(&document);
+        let places = Places::of(text);
+        if shape.is_empty() {
+            let file: File = serde_yaml_ng::from_str(text).map_err(|e| vec![e.to_string()])?;
+            return Self::of(file, text, path)
+                .map_err(|faults| faults.iter().map(|fault| places.told(fault)).collect());
+        }
+        let mut faults: Vec<_> = shape.iter().map(|(pointer, fault)| places.with(pointer, fault)).collect();
+        // What else is wrong shows without the fields that cannot be read, where the rest makes sense by itself.
+        let rest = serde_yaml_ng::to_string(&schema::without(document, &shape)).unwrap_or_default();
+        if let Ok(file) = serde_yaml_ng::from_str::<File>(&rest)
+            && let Err(more) = Self::of(file, text, path)
+        {
+            // Of what lacks a field all the rest may be wrong for that.
+            let touched: Vec<_> = shape.iter().map(|(pointer, _)| schema::item(pointer)).collect();
+            let own = more.iter().filter(|fault| !touched.iter().any(|item| fault.starts_with(item)));
+            faults.extend(own.map(|fault| places.told(fault)));
+        }
+        Err(faults)
+    }
+
+    fn of(file: File, text: &str, path: &Path) -> std::result::Result<Self, Vec<String>> {
         let mut faults = Vec::new();
         if (file.api_version.as_str(), file.kind.as_str()) != ("rollback.dev/v1alpha1", "Runbook") {
             faults.push(format!(
@@ -287,8 +309,7 @@ impl Runbook {
             entry.check(&format!("notify[{index}]"), &mut faults);
         }
         if !faults.is_empty() {
-            let places = Places::of(text);
-            return Err(faults.iter().map(|fault| places.told(fault)).collect());
+            return Err(faults);
         }
         Ok(Self {
             path: path.to_owned(),
@@ -673,6 +694,37 @@ journal: { sqlite: runs.db }
         }
         assert_eq!(faults.len(), 5, "{all}");
         assert!(faults.iter().all(|fault| fault.starts_with("line ")), "{all}");
+    }
+
+    #[test]
+    fn an_empty_file_and_a_field_given_twice_are_told() {
+        assert!(parse("# nothing yet\n").unwrap_err()[0].contains("it is empty"));
+        let twice = parse(&MODEL.replace("policies: []", "plans: []")).unwrap_err();
+        assert_eq!(twice, ["line 19, column 1: the field plans is given twice, first on line 12"]);
+        let inner = parse(&MODEL.replace("model: inflow-baseline,", "model: a, model: b,")).unwrap_err();
+        assert!(
+            inner[0].starts_with("line 7, column ") && inner[0].contains("model is given twice"),
+            "{inner:?}"
+        );
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_told_beside_what_is_of_no_right_form() {
+        let text = include_str!("../../tests/runbooks/inflow-staging.yaml");
+        let text = text
+            .replace("prune: true", "prun: true")
+            .replace("above: 5%, for: 5m, every: 15s", "above: 5%, for: soon, every: 15s")
+            .replace("{ restart: inference-service,", "{ restart: inference-servic,");
+        let faults = parse(&text).unwrap_err();
+        let all = faults.join("\n");
+        for part in [
+            "unknown field prun, did you mean prune?",
+            "a duration is",
+            "line 19, column 9: plans[0] (model).steps[2]: inference-servic is no component of the runbook, did you mean inference-service?",
+        ] {
+            assert!(all.contains(part), "{part}:\n{all}");
+        }
+        assert_eq!(faults.len(), 3, "what cannot be read makes no faults of its own: {all}");
     }
 
     #[test]

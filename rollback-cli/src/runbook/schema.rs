@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jsonschema::Validator;
 use jsonschema::error::{TypeKind, ValidationErrorKind};
-use marked_yaml::Node;
+use marked_yaml::{LoadError, LoaderOptions, Node, parse_yaml_with_options};
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value};
 
@@ -111,6 +111,39 @@ pub(super) fn faults(document: &Value) -> Vec<(String, String)> {
         }
     }
     all
+}
+
+/// A field that is given twice, of which readers of YAML take the one or the other.
+pub(super) fn twice(text: &str) -> Option<String> {
+    let options = LoaderOptions::default().error_on_duplicate_keys(true);
+    let Err(LoadError::DuplicateKey(found)) = parse_yaml_with_options(0, text, options) else { return None };
+    let (first, second) = (found.prev_key.span().start()?, found.key.span().start()?);
+    let (line, column, name) = (second.line(), second.column(), found.key.as_str());
+    Some(format!(
+        "line {line}, column {column}: the field {name} is given twice, first on line {}",
+        first.line()
+    ))
+}
+
+/// A document without the fields that are faulty. What is an item of a list stays, so that the others keep their places.
+pub(super) fn without(mut document: Value, faults: &[(String, String)]) -> Value {
+    for (pointer, _) in faults {
+        let Some((parent, field)) = pointer.rsplit_once('/') else { continue };
+        if let Some(Value::Object(members)) = document.pointer_mut(parent) {
+            members.remove(&field.replace("~1", "/").replace("~0", "~"));
+        }
+    }
+    document
+}
+
+/// The section, or the item of one, that a JSON pointer leads into, in words.
+pub(super) fn item(pointer: &str) -> String {
+    let mut parts = pointer.split('/').skip(1);
+    let section = parts.next().unwrap_or_default();
+    match parts.next().filter(|part| part.parse::<usize>().is_ok()) {
+        Some(index) => format!("{section}[{index}]"),
+        None => section.to_owned(),
+    }
 }
 
 /// The fields that an object may have: those that are not unknown when they are added.

@@ -93,6 +93,16 @@ async fn an_alias_is_moved_and_a_stage_emptied() {
     let person = Person::new().await;
     let model = person.model().await;
     let name = format!("model/{model}");
+    let history = json(&person.call(&["history", &name, "--alias", "champion", "-o", "json"]).await.ok());
+    assert_eq!(history["component"], format!("{name}@champion").as_str());
+    assert_eq!(
+        (&history["revisions"][0]["id"], &history["revisions"][0]["current"]),
+        (&json!("5"), &json!(true))
+    );
+    let plan = person.call(&["plan", &name, "--alias", "champion", "--artifact-check=skip"]).await.ok();
+    assert!(plan.contains("revision 5 → 4") && plan.contains("/aliases/champion: 5 → 4"), "{plan}");
+    let staged = person.call(&["status", &name, "--stage", "production"]).await.ok();
+    assert!(staged.contains("stage Production is at version 5"), "{staged}");
     let args =
         ["undo", &name, "--alias", "champion", "--to-revision", "v4", "--yes", "--artifact-check=skip"];
     let undo = person.call(&args).await;

@@ -333,6 +333,7 @@ async fn a_fix_made_by_hand_under_a_hold_stays() {
     assert_eq!(image(&world.namespace, "web").await, "app:fixed");
     let changes = json(&world.call(&["changes", "--since", "10m", "-o", "json"]).await.ok());
     assert_eq!(changes["changes"][0]["summary"], "app:fixed", "{changes:#}");
+    assert!(changes["changes"][0]["by"].is_string(), "its managed fields say by whom: {changes:#}");
     assert_eq!(json(&world.call(&["unhold", "web", "-o", "json"]).await.ok())["wasHeld"], true);
     assert_eq!(world.call(&["holds"]).await.ok(), "nothing is held\n");
     // A run by hand holds automation by itself, and tells the same people.

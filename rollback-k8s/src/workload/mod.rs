@@ -232,6 +232,15 @@ impl Workload {
         self.try_patch(change).await.map_err(|e| self.own(e))
     }
 
+    /// When the object was written last, and by which program, as its managed fields tell. Read-only.
+    ///
+    /// # Errors
+    /// What the server answers.
+    pub async fn last_writer(&self) -> Result<Option<(Timestamp, String)>> {
+        let object = self.read().await.map_err(|e| self.own(e))?;
+        Ok(crate::ownership::writer(&object))
+    }
+
     /// Posts an Event on the object that tells how a step of a run ended: `RolledBack` or
     /// `RollbackFailed`. A step that changed nothing has none, nor has a restart, of which the Events of
     /// its pods tell.
