@@ -39,10 +39,11 @@ impl<'a> Aftermath<'a> {
     /// keeps no run from going on.
     pub(crate) fn new(app: &'a App, kept: &'a Kept, no_notify: bool) -> Self {
         let runbook = app.runbook.as_ref().filter(|_| !no_notify);
-        let notifiers = runbook.map(Runbook::notifiers).transpose().unwrap_or_else(|error| {
-            output::say(&format!("warning: nobody is told: {}", told(&error.report().message)));
-            None
-        });
+        let notifiers =
+            runbook.map(|runbook| runbook.notifiers(Some(kept))).transpose().unwrap_or_else(|error| {
+                output::say(&format!("warning: nobody is told: {}", told(&error.report().message)));
+                None
+            });
         let outbox = notifiers
             .filter(|all| !all.is_empty())
             .map(|all| Outbox::new(all, kept.ledger.clone()).of(BY_HAND));

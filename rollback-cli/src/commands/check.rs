@@ -251,7 +251,7 @@ pub(super) async fn tell_changes(policy: &Policy, named: &Named, memory: &mut Me
 }
 
 async fn of_notifiers(runbook: &Runbook, tell: bool, kept: Option<&Kept>) -> Vec<Check> {
-    let notifiers = match runbook.notifiers() {
+    let notifiers = match runbook.notifiers(kept) {
         Ok(notifiers) => notifiers,
         Err(error) => return vec![Check::of("notify", Err(error))],
     };

@@ -149,7 +149,8 @@ impl Generation {
         });
         let supervised = supervised.collect();
         let policies = runbook.policies(&named).map_err(Failure::setup)?;
-        let notifiers = if observe { Vec::new() } else { runbook.notifiers().map_err(Failure::setup)? };
+        let notifiers =
+            if observe { Vec::new() } else { runbook.notifiers(Some(kept)).map_err(Failure::setup)? };
         let outbox = Outbox::new(notifiers, kept.ledger.clone()).of(&runbook.name());
         let mut options =
             runbook.supervisor(format!("supervisor of {}, {}", runbook.name(), session::actor()));

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use rollback_core::incident::IncidentFolder;
 use rollback_core::supervisor::Options;
-use rollback_core::{Notifier, Result};
+use rollback_core::{Alert, Notification, Notifier, Result};
 use rollback_notify::{Alertmanager, AlertmanagerConfig, Slack, SlackConfig, Webhook, WebhookConfig};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -146,6 +147,52 @@ impl NotifyEntry {
     }
 }
 
+/// Leads the readers of a message, wherever they are, to the journal in the cluster.
+#[derive(Debug)]
+struct Led {
+    to: Arc<dyn Notifier>,
+    /// The option that leads there.
+    journal: String,
+}
+
+impl Led {
+    /// The same message, whose commands about runs name the journal.
+    fn led(&self, message: &Notification) -> Notification {
+        let mut message = message.clone();
+        let is_of_run = |command: &str| {
+            let word = command.split(' ').nth(1).unwrap_or_default();
+            matches!(word, "show" | "resume" | "revert" | "abandon") && !command.contains("--journal")
+        };
+        for command in message.next.iter_mut().filter(|command| is_of_run(command)) {
+            command.push_str(&self.journal);
+        }
+        message
+    }
+}
+
+#[async_trait]
+impl Notifier for Led {
+    fn name(&self) -> &str {
+        self.to.name()
+    }
+
+    async fn notify<'a>(
+        &'a self,
+        message: &'a Notification,
+        thread: Option<&'a str>,
+    ) -> Result<Option<String>> {
+        self.to.notify(&self.led(message), thread).await
+    }
+
+    async fn alerts<'a>(&'a self, alerts: &'a [Alert]) -> Result<()> {
+        self.to.alerts(alerts).await
+    }
+
+    async fn check(&self) -> Result<Vec<String>> {
+        self.to.check().await
+    }
+}
+
 /// Where the reports of incidents go, and how long after one its root cause is to be known.
 pub(crate) struct Incidents {
     pub(crate) folder: PathBuf,
@@ -164,13 +211,18 @@ impl Incidents {
 }
 
 impl Runbook {
-    /// Those that are told.
+    /// Those that are told, of runs that are kept there.
     ///
     /// # Errors
     /// `InvalidConfig` for a secret that is not there, or an address that is none.
-    pub(crate) fn notifiers(&self) -> Result<Vec<Arc<dyn Notifier>>> {
+    pub(crate) fn notifiers(&self, kept: Option<&Kept>) -> Result<Vec<Arc<dyn Notifier>>> {
         let made = self.notify.iter().map(|entry| entry.notifier(self.folder()));
-        Ok(made.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+        let made = made.collect::<Result<Vec<_>>>()?.into_iter().flatten();
+        let Some(namespace) = kept.and_then(|kept| kept.namespace.as_ref()) else {
+            return Ok(made.collect());
+        };
+        let journal = format!(" --journal kubernetes:{namespace}");
+        Ok(made.map(|to| Arc::new(Led { to, journal: journal.clone() }) as Arc<dyn Notifier>).collect())
     }
 
     /// Where reports go.

@@ -572,6 +572,9 @@ async fn a_supervisor_with_exactly_the_shipped_rights_rolls_back_and_restarts() 
         })
         .await;
     watching.end().await;
+    let leads = format!("--journal kubernetes:{}", system.name());
+    let posts = Value::from(world.chat.posts()).to_string();
+    assert!(posts.contains("rollback show ") && posts.contains(&leads), "{posts}");
     let namespace = &world.namespace;
     namespace.rolled_out("Deployment", "web").await;
     let pods = namespace.list("Pod", "app=web").await;
