@@ -83,7 +83,9 @@ impl InferenceService {
         let others = from.percents.iter().filter(|(name, _)| !moving.contains(name) && !from.passing);
         to.percents.extend(others.map(|(name, percent)| (name.clone(), *percent)));
         if view.mode == Mode::Knative {
-            moving.iter().for_each(|name| tell_scale(&view, name, &mut notes));
+            for name in &moving {
+                tell_scale(&view, name, &mut notes);
+            }
         }
         let pins = match view.mode {
             Mode::Knative if !moving.is_empty() => pins(&view, &moving, &to, &mut notes),

@@ -101,8 +101,11 @@ fn look(step: &StepReport, way: &Way) -> String {
 
 /// The commands as lines, after their heading, each with what it leaves.
 pub(crate) fn listed(commands: &[String]) -> String {
-    let lines: String = commands.iter().map(|one| format!("  {one}\n      {}\n", leaves(one))).collect();
-    if lines.is_empty() { lines } else { format!("next, one of:\n{lines}") }
+    if commands.is_empty() {
+        return String::new();
+    }
+    let lines: Vec<_> = commands.iter().map(|one| format!("  {one}\n      {}\n", leaves(one))).collect();
+    format!("next, one of:\n{}", lines.concat())
 }
 
 fn leaves(command: &str) -> &'static str {
