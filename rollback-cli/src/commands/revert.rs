@@ -1,6 +1,6 @@
 //! `rollback revert`
 
-use rollback_core::{Change, ChangeKind, Ledger, Outcome, Plan, Target};
+use rollback_core::{ChangeKind, Ledger, Outcome, Plan, Target};
 
 use super::carry_out::{self, How, Prepared};
 use super::next::Way;
@@ -59,13 +59,13 @@ pub(crate) async fn run(app: &App, args: RevertArgs) -> Result<Exit, Failure> {
 /// revisions it has nothing to compare with.
 async fn judge(prepared: &mut Prepared) -> rollback_core::Result<()> {
     for part in &prepared.parts {
-        let changes: Vec<_> = prepared.plan.changes_of(part.id()).cloned().collect();
-        let is_plain = |change: &Change| change.kind == ChangeKind::Rollback && change.passage.is_whole();
-        let [change] = changes.as_slice() else { continue };
-        if is_plain(change) && !change.is_noop() {
-            let target = Target::Snapshot(Box::new(change.to.clone()));
-            for other in part.component().prepare(&target).await? {
-                other.warnings.iter().for_each(|warning| prepared.plan.warn(part.id(), warning));
+        let changes = || prepared.plan.changes_of(part.id()).filter(|change| !change.is_noop());
+        let (Some(first), Some(last)) = (changes().next(), changes().last()) else { continue };
+        let is_whole = !first.passage.from_between && !last.passage.to_between;
+        if is_whole && last.kind == ChangeKind::Rollback {
+            let target = Target::Snapshot(Box::new(last.to.clone()));
+            for change in part.component().prepare(&target).await? {
+                change.warnings.iter().for_each(|warning| prepared.plan.warn(part.id(), warning));
             }
         }
     }
