@@ -512,7 +512,7 @@ pub(crate) struct WatchArgs {
     /// Only say what would be done; nothing is written, in the ledger neither, and nobody is told
     #[arg(long)]
     pub(crate) observe: bool,
-    /// Serve /healthz, /readyz and /metrics at this address, such as 127.0.0.1:8080, or :8080 for all of this machine
+    /// Serve /healthz, /readyz and /metrics at this address, such as 127.0.0.1:8080, or :8080 for every IPv4 address
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
     pub(crate) listen: Option<std::net::SocketAddr>,
 }
@@ -583,7 +583,7 @@ fn time(text: &str) -> Result<Timestamp, String> {
     })
 }
 
-/// Reads an address; without a host it is all of this machine, as elsewhere in this field.
+/// Reads an address; without a host it is 0.0.0.0.
 fn address(text: &str) -> Result<std::net::SocketAddr, String> {
     let whole = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
     whole.parse().map_err(|_| "write it as 127.0.0.1:8080, [::]:8080 or :8080".into())
@@ -723,7 +723,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_without_a_host_is_all_of_this_machine() {
+    fn an_address_without_a_host_is_every_one_of_version_4() {
         assert_eq!(address(":8080").unwrap().to_string(), "0.0.0.0:8080");
         assert_eq!(address("[::1]:80").unwrap().to_string(), "[::1]:80");
         assert!(address("8080").is_err() && address("host:80").is_err());

@@ -314,19 +314,16 @@ pub(crate) fn targets(
                         read.may_be(id) && read.namespace.as_deref().is_none_or(|own| id.scope() == Some(own))
                     })
                 };
-                let is_meant = |(text, id): &(&str, &ComponentId)| {
-                    *text == name || id.to_string() == *name || is_same(id)
-                };
-                let mut meant =
-                    (0..).zip(components).filter(|(_, one)| is_meant(one)).map(|(place, _)| place);
-                match (meant.next(), meant.next()) {
-                    (Some(place), None) => place,
-                    (Some(_), Some(_)) => {
+                let is_named = |(text, id): &(&str, &ComponentId)| *text == name || id.to_string() == *name;
+                let mut others = (0..).zip(components).filter(|(_, (_, id))| is_same(id));
+                match (components.iter().position(is_named), others.next(), others.next()) {
+                    (Some(place), ..) | (None, Some((place, _)), None) => place,
+                    (None, Some(_), Some(_)) => {
                         return Err(invalid(format!(
                             "--to-revision {written}: {name} may be any of several components given"
                         )));
                     }
-                    (None, _) => {
+                    (None, None, _) => {
                         let known: Vec<_> = components.iter().map(|(text, _)| *text).collect();
                         let near = did_you_mean(name, &known);
                         return Err(invalid(format!(

@@ -12,6 +12,7 @@ use rollback_kserve::InferenceService;
 use rollback_mlflow::{ArtifactCheck, PointerOptions, Stage};
 use serde::{Deserialize, Serialize};
 
+use crate::args;
 use crate::commands::Prepared;
 use crate::exit::Failure;
 use crate::parts::{self, Environment, Model, Part, Pointer, Servers, Settings};
@@ -270,6 +271,16 @@ pub(crate) fn without_secret(url: &str) -> String {
             format!("ssh://{user}{at}{host}/{path}")
         }
     }
+}
+
+/// What another command about a run has to say to be taken as the run was.
+pub(crate) fn undo_flags(known: &[Locator]) -> &'static str {
+    let ignores = |locator: &Locator| match serde_json::from_value::<Place>(locator.entry.clone()) {
+        Ok(Place::Workload { options, .. }) => options.gitops == Policy::Ignore,
+        Ok(Place::Environment { environment, .. }) => environment.gitops == Policy::Ignore,
+        Ok(Place::Model { .. }) | Err(_) => false,
+    };
+    if known.iter().any(ignores) { args::GitOps::Ignore.flag() } else { "" }
 }
 
 /// What is asked for anew of components that are found again; else it is as it was when the run began.

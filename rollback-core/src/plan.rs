@@ -161,10 +161,12 @@ impl Plan {
         before.into_iter().rev().find(|other| !other.passage.from_between).map(|begin| &begin.from)
     }
 
-    /// Adds a warning to every change of a component, which its digest does not cover.
+    /// Adds a warning, which its digest does not cover, to the first change of a component, unless it is there.
     pub fn warn(&mut self, component: &ComponentId, warning: &str) {
-        for step in self.steps.iter_mut().filter(|step| step.change.component == *component) {
-            step.change.warnings.push(warning.to_owned());
+        let mut own = self.steps.iter_mut().map(|step| &mut step.change);
+        let first = own.find(|change| change.component == *component);
+        if let Some(change) = first.filter(|change| !change.warnings.iter().any(|known| known == warning)) {
+            change.warnings.push(warning.to_owned());
         }
     }
 

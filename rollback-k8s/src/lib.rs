@@ -28,7 +28,7 @@ pub mod backend {
     pub use crate::fields::overlay;
     pub use crate::guard::{conflict, refuse_another, refuse_dying};
     pub use crate::kinds::Served;
-    pub use crate::ownership::{helm_release, last_writer, writer};
+    pub use crate::ownership::{helm_release, last_writer};
     pub use crate::watch::Changes;
     pub use crate::workload::{RecordedTemplate, check_names, needs, settled};
 }

@@ -1,6 +1,6 @@
 //! Who else writes an object, and would take a rollback back.
 
-use rollback_core::{Error, ErrorKind, Result, Timestamp};
+use rollback_core::{Error, ErrorKind, Result};
 use serde_json::Value;
 
 use crate::{GitOps, json};
@@ -108,12 +108,6 @@ pub fn last_writer(object: &Value) -> Option<(&str, &str)> {
         .filter(|(_, manager)| *manager != "kube-controller-manager")
         // The server notes whole seconds: within one, somebody else is more likely to have come last.
         .max_by_key(|(at, manager)| (*at, *manager != crate::cluster::MANAGER))
-}
-
-/// The same as data: the time, and the program.
-pub fn writer(object: &Value) -> Option<(Timestamp, String)> {
-    let (at, manager) = last_writer(object)?;
-    Some((at.parse().ok()?, manager.to_owned()))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::content::Content;
 use crate::history::State;
 use crate::mode::Mode;
 use crate::service::{InferenceService, Restored, UNRECORDED, View, short};
-use crate::spec::{Observed, downloaded, models, plain, same_models, with_model};
+use crate::spec::{Observed, STORAGE, downloaded, in_storage, models, plain, same_models, with_model};
 use crate::template;
 
 /// A state to return to, and what to say about the choice.
@@ -27,8 +27,8 @@ impl InferenceService {
             Target::Revision(id) => self.revision(id, view),
             Target::Snapshot(snapshot) => {
                 // The share of a canary belongs to no revision.
-                let Content { specs, canary, runs, .. } = Content::of(snapshot)?;
-                let content = Content { specs, canary, runs, ..Content::default() };
+                let Content { specs, canary, runs, scaling, .. } = Content::of(snapshot)?;
+                let content = Content { specs, canary, runs, scaling, ..Content::default() };
                 Ok(Choice { id: snapshot.id.clone(), content, notes: Vec::new() })
             }
             Target::Artifact(uri) => self.artifact(uri, view),
@@ -206,28 +206,50 @@ impl InferenceService {
                 "register the model with an artifact location such as s3://, and name a revision of the InferenceService",
             ));
         }
-        let wanted = [uri.to_owned()];
-        let is_live =
-            view.live.specs.get("predictor").is_some_and(|spec| same_models(&models(spec), &wanted));
+        let named = view.live.specs.get("predictor").map(models).unwrap_or_default();
+        if named.len() > 1 {
+            let message =
+                format!("its predictor loads several models: which of them {uri} replaces cannot be told");
+            return Err(Error::new(ErrorKind::Refused, message)
+                .with_hint("name a revision of the InferenceService with --to-revision"));
+        }
+        // A storage names the path alone: its bucket is in a Secret.
+        let path = in_storage(uri);
+        let is_wanted = |found: &[String]| {
+            same_models(found, &[uri.to_owned()])
+                || path.as_ref().is_some_and(|path| same_models(found, std::slice::from_ref(path)))
+        };
+        let is_live = is_wanted(&named);
         if is_live && view.live.canary.is_none() && view.current().is_some() {
             return Ok(present(view, Vec::new()));
         }
         let is_it = |state: &&State| {
-            state.predictor().is_some_and(|r| same_models(&template::observed(&r.template).models, &wanted))
+            state.predictor().is_some_and(|r| is_wanted(&template::observed(&r.template).models))
         };
-        if let Some(state) = view.states.iter().find(is_it) {
+        let ran = || view.states.iter().filter(is_it);
+        if let Some(state) = ran().find(|state| !state.is_broken()).or_else(|| ran().next()) {
             return self.return_to(state, view, Vec::new());
         }
         let mut specs = view.live.specs.clone();
-        let observed = Observed { models: vec![plain(uri)], ..Observed::default() };
+        let mut notes =
+            vec![format!("no revision that ran {uri} is known: everything but the model stays as it is")];
+        let model = match path.filter(|_| named.iter().all(|model| model.starts_with(STORAGE))) {
+            Some(path) => {
+                notes.push(format!(
+                    "its storage stays as it is: whether that has the bucket of {uri} is not checked"
+                ));
+                path
+            }
+            None => uri.to_owned(),
+        };
+        let observed = Observed { models: vec![plain(&model)], ..Observed::default() };
         let moved = specs.get("predictor").and_then(|spec| with_model(spec, &observed)).ok_or_else(|| {
             let message = "its predictor names its model in no place that a URI fits into";
             Error::new(ErrorKind::Refused, message)
         })?;
         specs.insert("predictor".to_owned(), moved);
-        let note = format!("no revision that ran {uri} is known: everything but the model stays as it is");
         let content = Content { specs, ..Content::default() };
-        Ok(Choice { id: uri.to_owned(), content, notes: vec![note] })
+        Ok(Choice { id: uri.to_owned(), content, notes })
     }
 }
 

@@ -28,6 +28,8 @@ pub(crate) struct Content {
     pub(crate) runs: BTreeMap<String, Fingerprint>,
     /// Whether nothing but the place of the model is written.
     pub(crate) uri_only: bool,
+    /// How its components are scaled in this state, which counts only where one comes back that was gone.
+    pub(crate) scaling: BTreeMap<String, Value>,
 }
 
 impl Content {
@@ -37,6 +39,7 @@ impl Content {
         Self {
             specs: spec::specs(object),
             canary: spec::canary(object),
+            scaling: spec::scalings(object),
             passing: percents.values().any(|percent| *percent == 0),
             percents,
             ..Self::default()
@@ -181,7 +184,8 @@ impl Ends {
                     }
                 }
                 (_, Some(after)) => {
-                    let value = with_scaling(after, held.unwrap_or(&Value::Null), percent);
+                    let scaling = held.or_else(|| self.to.scaling.get(name)).unwrap_or(&Value::Null);
+                    let value = with_scaling(after, scaling, percent);
                     writes.push(json!({"op": "add", "path": path, "value": value}));
                 }
                 (Some(_), None) => writes.push(json!({"op": "remove", "path": path})),

@@ -256,11 +256,11 @@ fn tell_pods(view: &View, name: &str, record: &Record, notes: &mut Vec<String>) 
 
 /// The restored revision is a new one: it begins with the least number of pods, whatever the others were scaled to.
 fn tell_scale(view: &View, name: &str, notes: &mut Vec<String>) {
-    let least = json::number(&view.object, &format!("/spec/{name}/minReplicas")).unwrap_or(1);
+    let least = json::number(&view.object, &format!("/spec/{name}/minReplicas")).unwrap_or(1).max(1);
     let pods = view.states.iter().filter_map(|state| state.records.get(name)?.pods).max();
     if let Some(pods) = pods.filter(|pods| *pods > least) {
         notes.push(format!(
-            "the restored {name} begins with {least} pods where {pods} serve now, and is scaled up once traffic is there: raise minReplicas before, if that is too few"
+            "the restored {name} begins with {least} pods where {pods} serve now, and is scaled up once traffic is there: if that is too few, raise minReplicas once it is restored"
         ));
     }
 }

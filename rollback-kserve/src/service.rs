@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use crate::content::{Content, Ends};
 use crate::history::{self, Record, State};
 use crate::mode::Mode;
-use crate::spec::{COMPONENTS, PERCENT, SCALING, downloaded, models, same_models};
+use crate::spec::{COMPONENTS, PERCENT, SCALING, downloaded, in_storage, models, same_models};
 use crate::template;
 
 /// The id of the revision in place, while its controller has recorded none of it.
@@ -143,13 +143,14 @@ impl InferenceService {
         self
     }
 
-    /// When the object was written last, and by which program, as its managed fields tell. Read-only.
+    /// When its spec was written last, but for what belongs to no revision, and by which program, as its managed fields
+    /// tell. Read-only.
     ///
     /// # Errors
     /// What the server answers.
     pub async fn last_writer(&self) -> Result<Option<(Timestamp, String)>> {
         let object = self.read().await.map_err(|e| self.own(e))?;
-        Ok(rollback_k8s::backend::writer(&object))
+        Ok(writes(&object).max().map(|(at, manager)| (at, manager.to_owned())))
     }
 
     /// Lets the server check a change without persisting it.
@@ -223,7 +224,12 @@ impl InferenceService {
             let artifact = followed.artifact(&revision.id).await.ok()??;
             Some((crate::spec::plain(&artifact), revision.id.clone()))
         }));
-        artifacts.await.into_iter().flatten().collect()
+        let mut labels = BTreeMap::new();
+        for (artifact, id) in artifacts.await.into_iter().flatten() {
+            labels.extend(in_storage(&artifact).map(|path| (path, id.clone())));
+            labels.insert(artifact, id);
+        }
+        labels
     }
 
     async fn revisions(&self) -> Result<Vec<Revision>> {
@@ -322,6 +328,14 @@ fn is_scaling(spec: &Value) -> bool {
     })
 }
 
+/// When each manager wrote the spec last, but for what belongs to no revision.
+fn writes(object: &Value) -> impl Iterator<Item = (Timestamp, &str)> {
+    json::items(object, "/metadata/managedFields").iter().filter_map(|fields| {
+        let spec = fields.pointer("/fieldsV1/f:spec")?;
+        (!is_scaling(spec)).then_some((json::time(fields, "/time")?, fields["manager"].as_str()?))
+    })
+}
+
 fn runs_of(state: &State) -> BTreeMap<String, Fingerprint> {
     let run =
         |(name, record): (&&'static str, &Record)| ((*name).to_owned(), template::identity(&record.template));
@@ -356,15 +370,7 @@ impl View {
     /// Whether the newest revision was made after the spec was written last, by whomever.
     pub(crate) fn is_taken_up(&self) -> bool {
         let made = self.states.first().and_then(State::created);
-        self.writes().map(|(written, _)| written).max().is_none_or(|written| Some(written) <= made)
-    }
-
-    /// When each manager wrote the spec last, but for what belongs to no revision.
-    fn writes(&self) -> impl Iterator<Item = (Timestamp, &str)> {
-        json::items(&self.object, "/metadata/managedFields").iter().filter_map(|fields| {
-            let spec = fields.pointer("/fieldsV1/f:spec")?;
-            (!is_scaling(spec)).then_some((json::time(fields, "/time")?, fields["manager"].as_str()?))
-        })
+        writes(&self.object).map(|(written, _)| written).max().is_none_or(|written| Some(written) <= made)
     }
 
     /// The state whose revisions have all traffic of the components that are held: by KServe's rule the one that was
@@ -389,7 +395,7 @@ impl View {
     /// that makes no revision looks the same, so this is not believed for long.
     pub(crate) fn just_wrote(&self, now: Timestamp) -> Option<&str> {
         let made = self.current().and_then(State::created);
-        let writes = self.writes().filter(|(_, manager)| *manager != MANAGER);
+        let writes = writes(&self.object).filter(|(_, manager)| *manager != MANAGER);
         let (written, manager) = writes.max()?;
         (Some(written) > made && now.since(written) < TAKES_UP).then_some(manager)
     }
@@ -503,7 +509,7 @@ impl View {
             !content.runs.is_empty() && content.runs == *runs && content.canary.is_none()
         });
         let (_, content) = all.into_iter().max_by_key(|(noted, _)| *noted)?;
-        Some(Content { specs: content.specs, ..Content::default() })
+        Some(Content { specs: content.specs, scaling: content.scaling, ..Content::default() })
     }
 }
 

@@ -126,6 +126,22 @@ pub(crate) fn plain(uri: &str) -> String {
     uri.trim_end_matches('/').to_owned()
 }
 
+/// A URI as a storage names it that has a bucket of its own; none where it has no bucket.
+pub(crate) fn in_storage(uri: &str) -> Option<String> {
+    let (_, path) = uri.split_once("://")?.1.split_once('/')?;
+    Some(format!("{STORAGE}{path}"))
+}
+
+/// What belongs to no revision, by component.
+pub(crate) fn scalings(object: &Value) -> BTreeMap<String, Value> {
+    let scaling = |name: &&str| {
+        let mut own = object.pointer(&format!("/spec/{name}"))?.as_object()?.clone();
+        own.retain(|key, _| SCALING.contains(&key.as_str()));
+        Some(((*name).to_owned(), Value::Object(own)))
+    };
+    COMPONENTS.iter().filter_map(scaling).collect()
+}
+
 /// The models that a pod downloads; what is mounted leaves no trace in a list of several.
 pub(crate) fn downloaded(spec: &Value) -> Vec<String> {
     let mut all = models(spec);

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use rollback_core::{Access, Error, ErrorKind};
+use rustls::CertificateError;
 use serde::Deserialize;
 
 #[derive(Default, Deserialize)]
@@ -75,11 +76,18 @@ pub(crate) fn from_reqwest(error: reqwest::Error, access: Access, what: &str) ->
     let late = error.is_timeout() && !error.is_connect();
     // Its address may hold what only the caller should know.
     let error = error.without_url();
-    if is_untrusted(&error) {
-        let message = format!("{what}: nobody vouches for the server's certificate");
-        return Error::new(ErrorKind::Unavailable, message).with_source(error).with_hint(
-            "name the file of its authority in MLFLOW_TRACKING_SERVER_CERT_PATH, or reach it by a name of its certificate",
-        );
+    if let Some(fault) = certificate_fault(&error) {
+        let hint = match fault {
+            CertificateError::UnknownIssuer => {
+                "name the file of its authority in MLFLOW_TRACKING_SERVER_CERT_PATH"
+            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                "reach it by a name that its certificate has"
+            }
+            _ => "see whether it has to be renewed, and whether the clocks are right",
+        };
+        let message = format!("{what}: the server's certificate is not accepted");
+        return Error::new(ErrorKind::Unavailable, message).with_source(error).with_hint(hint);
     }
     let (kind, message) = if late {
         (ErrorKind::Timeout, format!("{what}: no answer in time"))
@@ -95,14 +103,15 @@ pub(crate) fn from_reqwest(error: reqwest::Error, access: Access, what: &str) ->
     }
 }
 
-fn is_untrusted(error: &(dyn std::error::Error + 'static)) -> bool {
+/// What is wrong with the server's certificate, where that is why there was no answer.
+fn certificate_fault<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a CertificateError> {
     if let Some(tls) = error.downcast_ref::<rustls::Error>() {
-        return matches!(tls, rustls::Error::InvalidCertificate(_));
+        return if let rustls::Error::InvalidCertificate(fault) = tls { Some(fault) } else { None };
     }
     // The source of an I/O error is not what it wraps, but the source of that.
     match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
-        Some(within) => is_untrusted(within),
-        None => error.source().is_some_and(is_untrusted),
+        Some(within) => certificate_fault(within),
+        None => certificate_fault(error.source()?),
     }
 }
 

@@ -194,7 +194,8 @@ impl ModelPointer {
             return Position::Elsewhere("another model of the same name".into());
         }
         let at = view.at(&self.kind);
-        let mut parts = vec![(self.kind.to_string(), at == from.at, at == to.at)];
+        let is_at = format!("{} is at {}", self.kind, name_of(&at));
+        let mut parts = vec![(is_at, at == from.at, at == to.at)];
         if let Kind::Stage(stage) = &self.kind {
             // On the way the stage may hold what both sides have.
             let strange = |version: &&String| !from.at.contains(version) && !to.at.contains(version);

@@ -205,3 +205,25 @@ async fn what_a_controller_takes_back_after_it_has_rolled_out_is_seen() {
     let error = report.steps[0].error.clone().unwrap();
     assert!(error.message.contains("changed since") || error.message.contains("taken back"), "{error:?}");
 }
+
+#[tokio::test]
+async fn a_component_that_came_since_goes_and_comes_back_as_it_was_scaled() {
+    let before = json!({"predictor": predictor("v4")});
+    let namespace = deployed("Standard", &[before.clone()]).await;
+    let journal = Arc::new(MemoryJournal::new());
+    let service = Arc::new(service(&cluster().await, &namespace).with_ledger(journal.clone()));
+    let snapshot = snapshot_of(&*service, "1").await.unwrap();
+    let mut beside = json!({"containers": [{"name": "kserve-container", "image": "transform:1"}]});
+    beside["minReplicas"] = json!(2);
+    beside["maxReplicas"] = json!(9);
+    let after = json!({"predictor": predictor("v5"), "transformer": beside});
+    deploy(&namespace, &after).await;
+    let there = plan(&service, Target::Snapshot(Box::new(snapshot)), FailurePolicy::Halt).await;
+    let components: [Arc<dyn Rollbackable>; 1] = [service];
+    let report = execute(&there, &components, 60).await;
+    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+    assert_eq!(namespace.get(SERVICES, NAME).await["spec"], before);
+    let report = execute(&there.reversed().unwrap(), &components, 60).await;
+    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+    assert_eq!(namespace.get(SERVICES, NAME).await["spec"], after);
+}

@@ -12,7 +12,7 @@ use rollback_mlflow::{ArtifactCheck, ModelPointer, PointerOptions, Registry, Reg
 use rollback_tests::{Mlflow, MlflowVersion, PAUSED, SERVICES, Testbed, objects};
 use serde_json::{Value, json};
 
-use crate::world::{NAME, cluster, service, uri, with_models};
+use crate::world::{NAME, cluster, deployed, execute, service, uri, warnings, with_models};
 
 /// A model whose versions have the artifacts of these names, the last in Production.
 async fn registry(server: &Mlflow, models: &[&str]) -> (String, Arc<ModelPointer>) {
@@ -148,4 +148,42 @@ async fn what_no_artifact_tells_is_not_followed() {
     let nobody = Planner::new().follow("serving", service, "registry", &[]).plan().await.unwrap_err();
     assert_eq!(nobody.kind(), ErrorKind::InvalidPlan, "{nobody:?}");
     assert!(nobody.to_string().contains("registry, which is not in the plan"), "{nobody}");
+}
+
+#[tokio::test]
+async fn what_names_its_model_by_a_storage_follows_within_it_and_several_models_are_refused() {
+    let server = Mlflow::shared(MlflowVersion::Three).await;
+    let storage = |path: &str| {
+        json!({"predictor": {"model": {
+            "modelFormat": {"name": "xgboost"}, "storage": {"key": "minio", "path": path, "parameters": {"bucket": "models"}},
+        }}})
+    };
+    let (_, pointer) = registry(server, &["v1", "v2", "v3"]).await;
+    let namespace = deployed("Standard", &[storage("baseline/v2"), storage("baseline/v3")]).await;
+    let service = Arc::new(service(&cluster().await, &namespace).following(pointer.clone()));
+    let labelled: Vec<_> = service.history().await.unwrap().into_iter().map(|r| r.summary).collect();
+    assert!(labelled[0].ends_with("(version 3)") && labelled[1].ends_with("(version 2)"), "{labelled:?}");
+    let to = async |version: &str| {
+        let planner =
+            Planner::new().rollback("registry", pointer.clone(), Target::Revision(version.into()), &[]);
+        planner.follow("serving", service.clone(), "registry", &[]).plan().await.unwrap()
+    };
+    let known = to("2").await;
+    assert_eq!(known.steps()[1].change.to.id, "1", "the revision that ran it: {known:?}");
+    let unknown = to("1").await;
+    assert!(warnings(&unknown).contains("its storage stays as it is"), "{}", warnings(&unknown));
+    let components: [Arc<dyn Rollbackable>; 2] = [pointer.clone(), service.clone()];
+    let report = execute(&unknown, &components, 60).await;
+    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+    assert_eq!(namespace.get(SERVICES, NAME).await["spec"], storage("baseline/v1"));
+
+    let several = json!({"predictor": {
+        "model": {"modelFormat": {"name": "xgboost"}},
+        "storageUris": [{"uri": uri("v3"), "mountPath": "/mnt/a"}, {"uri": uri("lookup"), "mountPath": "/mnt/b"}],
+    }});
+    let namespace = deployed("Standard", std::slice::from_ref(&several)).await;
+    let service = Arc::new(crate::world::service(&cluster().await, &namespace));
+    let planner = Planner::new().rollback("registry", pointer.clone(), Target::Revision("2".into()), &[]);
+    let error = planner.follow("serving", service, "registry", &[]).plan().await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Refused && error.to_string().contains("several models"), "{error:?}");
 }

@@ -198,3 +198,51 @@ async fn what_somebody_else_moves_between_the_look_and_the_write_is_a_conflict()
         "{error:?}"
     );
 }
+
+#[tokio::test]
+async fn who_moves_an_alias_while_ours_is_watched_is_told_with_the_version() {
+    let server = Mlflow::shared(MlflowVersion::Three).await;
+    for (to, kind) in [("2", ErrorKind::Conflict), ("5", ErrorKind::Unavailable)] {
+        let model = baseline(server).await;
+        let mut options = options();
+        options.settle = Duration::from_secs(30);
+        let pointer = ModelPointer::alias(&registry(server.url()), &model, "champion", options).unwrap();
+        let meddle = async {
+            tagged(server, &model, "rollback.alias.champion").await;
+            server.alias(&model, "champion", to).await;
+        };
+        let (report, ()) = tokio::join!(undo(&pointer, revision("4")), meddle);
+        let report = report.unwrap();
+        assert_eq!((report.outcome, report.changed()), (Outcome::Halted, true), "{report:#?}");
+        let error = report.steps[0].error.clone().unwrap();
+        assert_eq!(error.kind, kind, "{error:?}");
+        assert!(error.message.contains(&format!("alias champion is at {to}")), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn who_moves_an_alias_before_our_write_is_not_overwritten() {
+    let server = Mlflow::shared(MlflowVersion::Three).await;
+    let model = baseline(server).await;
+    let proxy = server.proxy().await;
+    let pointer = ModelPointer::alias(&registry(proxy.url()), &model, "champion", options()).unwrap();
+    // Held is the last look, which comes right before the write.
+    let component: Arc<dyn Rollbackable> = Arc::new(pointer.clone());
+    let plan = Planner::new().rollback("model", component.clone(), revision("4"), &[]).plan().await.unwrap();
+    proxy.clear();
+    let looks = Matcher::method("GET").path("registered-models/get").nth(2);
+    let mut hold = proxy.hold(looks);
+    let engine = Engine::new(Arc::new(MemoryJournal::new()));
+    let components = Components::new().with(component);
+    let meddle = async {
+        hold.reached().await;
+        server.alias(&model, "champion", "2").await;
+        hold.release();
+    };
+    let (report, ()) = tokio::join!(engine.execute(&plan, &components, RunOptions::by("ann")), meddle);
+    let report = report.unwrap();
+    let error = report.steps[0].error.clone().unwrap();
+    assert_eq!((error.kind, report.changed()), (ErrorKind::Conflict, false), "{report:#?}");
+    assert!(error.message.contains("alias champion is at 2"), "{error:?}");
+    assert_eq!(server.observe(&model).await["aliases"][0]["version"], "2");
+}

@@ -322,3 +322,52 @@ async fn what_is_typed_wrongly_is_told_with_nothing_changed() {
     assert_eq!("production".parse::<Stage>().unwrap(), Stage::Production);
     assert_eq!(server.observe(&model).await, before);
 }
+
+#[tokio::test]
+async fn what_somebody_else_has_left_is_not_gone_back_to_by_a_record_that_does_not_know() {
+    let server = Mlflow::shared(MlflowVersion::Three).await;
+    let sources: Vec<_> = (1..=7).map(|n| format!("s3://models/baseline/v{n}")).collect();
+    let model = server.model(&sources.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    server.alias(&model, "champion", "7").await;
+    let pointer = Arc::new(champion(server.url(), &model));
+    let ledger = Arc::new(MemoryJournal::new());
+    let realm = pointer.realm().await.unwrap();
+    // Of one who undid 7 to 6 and kept it on their machine.
+    undo(&pointer, revision("6")).await.unwrap();
+    let snapshot = snapshot_of(&*pointer, "6").await.unwrap();
+    let at = "2026-11-23T03:00:00Z".parse().unwrap();
+    ledger
+        .note(&realm, pointer.id(), vec![Note { at, by: "ann".into(), fact: Fact::InPlace { snapshot } }])
+        .await
+        .unwrap();
+    // Of another, who then undid 6 to 5.
+    undo(&pointer, revision("5")).await.unwrap();
+    let plan = async || {
+        let planner = Planner::new().with_ledger(ledger.clone());
+        let plan = planner.rollback("model", pointer.clone(), Target::Previous, &[]).plan().await.unwrap();
+        plan.steps()[0].change.clone()
+    };
+    let change = plan().await;
+    assert_eq!((change.from.id.as_str(), change.to.id.as_str()), ("5", "4"), "{change:?}");
+    // Also where the record knows the present one, and not that the one before was left.
+    let snapshot = snapshot_of(&*pointer, "5").await.unwrap();
+    let at = "2026-11-23T04:00:00Z".parse().unwrap();
+    ledger
+        .note(&realm, pointer.id(), vec![Note { at, by: "ann".into(), fact: Fact::InPlace { snapshot } }])
+        .await
+        .unwrap();
+    let change = plan().await;
+    assert_eq!(change.to.id, "4", "{change:?}");
+}
+
+#[tokio::test]
+async fn of_a_model_that_is_known_by_aliases_the_empty_stage_says_so() {
+    let server = Mlflow::shared(MlflowVersion::Three).await;
+    let model = server.model(&["s3://m/1", "s3://m/2"]).await;
+    server.alias(&model, "champion", "2").await;
+    let pointer = production(server.url(), &model);
+    let error = pointer.prepare(&Target::Previous).await.unwrap_err();
+    assert!(error.hint().unwrap().contains("--alias champion"), "{error:?}");
+    let change = pointer.prepare(&revision("1")).await.unwrap().remove(0);
+    assert!(change.warnings.iter().any(|w| w.contains("aliases point to some")), "{change:?}");
+}

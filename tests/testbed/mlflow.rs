@@ -292,6 +292,7 @@ impl Mlflow {
         command
             .args(["-W", "ignore", "-c", &script])
             .env("MLFLOW_DISABLE_TELEMETRY", "true")
+            .current_dir(&self.dir)
             .stdin(Stdio::null());
         let output = command.output().await.expect("run python");
         let text = String::from_utf8_lossy(&output.stdout);

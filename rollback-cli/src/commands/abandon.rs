@@ -8,7 +8,7 @@ use crate::aftermath::Aftermath;
 use crate::args::AbandonArgs;
 use crate::exit::{Exit, Failure};
 use crate::session::App;
-use crate::{journal, output};
+use crate::{journal, output, place};
 
 pub(crate) async fn run(app: &App, args: AbandonArgs) -> Result<Exit, Failure> {
     let kept = journal::existing(app).await?;
@@ -17,7 +17,8 @@ pub(crate) async fn run(app: &App, args: AbandonArgs) -> Result<Exit, Failure> {
     if !app.global.quiet {
         output::say(&format!("run {run} is closed as it stands"));
     }
-    carry_out::tell(app, &state.plan, &report, &Way::kept(app, &kept, ""));
+    let way = Way::kept(app, &kept, place::undo_flags(&state.locators));
+    carry_out::tell(app, &state.plan, &report, &way);
     Aftermath::new(app, &kept, args.no_notify).ended(&state.plan, &report).await;
     Ok(Exit::Done)
 }

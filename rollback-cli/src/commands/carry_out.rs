@@ -3,13 +3,12 @@
 use std::collections::BTreeSet;
 use std::io::IsTerminal as _;
 use std::sync::Arc;
-use std::time::Duration;
 
 use dialoguer::{Confirm, Input};
 use futures::future::join_all;
 use rollback_core::{
     ChangeKind, ComponentId, Components, Engine, Error, ErrorKind, Locator, Plan, Retention, RunId,
-    RunOptions, RunReport,
+    RunOptions, RunReport, Step,
 };
 
 use super::next::{self, Way};
@@ -63,8 +62,6 @@ pub(crate) struct How<'a> {
     pub(crate) undo_flags: &'static str,
     /// Whether nobody is told.
     pub(crate) no_notify: bool,
-    /// How long making each change may take, where that includes waiting.
-    pub(crate) apply_timeout: Option<Duration>,
 }
 
 impl<'a> How<'a> {
@@ -96,7 +93,12 @@ impl<'a> How<'a> {
             options.settings.verify = !run.no_verify;
             options.settings.verify_timeout = run.timeout;
         }
-        options.settings.apply_timeout = self.apply_timeout.unwrap_or(options.settings.apply_timeout);
+        let settings = &mut options.settings;
+        let restarts = |step: &Step| step.change.kind == ChangeKind::Restart;
+        if prepared.plan.steps().iter().any(restarts) {
+            // Evicting one pod after the other waits for each to be replaced.
+            settings.apply_timeout = settings.apply_timeout.max(settings.verify_timeout);
+        }
         options.cancellation = app.stop.clone();
         options
     }

@@ -102,17 +102,18 @@ pub(crate) async fn run(app: &App, args: ChangesArgs) -> Result<Exit, Failure> {
         } else {
             let row = |change: &Change| {
                 let from = change.from.clone().unwrap_or_else(|| "?".into());
-                let why =
-                    change.by.as_ref().or(change.cause.as_ref()).map(|why| told(why)).unwrap_or_default();
+                let shown = |text: &Option<String>| text.as_deref().map(told).unwrap_or_default();
                 [
-                    table::when(change.at, now),
+                    table::ago(change.at, now),
                     change.component.to_string(),
                     format!("{from} → {}", change.to),
                     told(&change.summary),
-                    why,
+                    shown(&change.by),
+                    shown(&change.cause),
                 ]
             };
-            table::columns(["WHEN", "COMPONENT", "REVISION", "RUNS", "BY OR CAUSE"], all.iter().map(row))
+            let header = ["WHEN", "COMPONENT", "REVISION", "RUNS", "BY", "CHANGE-CAUSE"];
+            table::columns(header, all.iter().map(row))
         };
         for (policy, component, what) in &firing {
             let _ = writeln!(text, "fires: {policy} of {component}: {}", told(what));

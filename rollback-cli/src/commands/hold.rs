@@ -55,7 +55,7 @@ pub(crate) async fn hold(app: &App, args: HoldArgs) -> Result<Exit, Failure> {
             "automation does nothing with {} until {} ({}); it observes and tells\n",
             shown(&component),
             holding.until,
-            table::when(holding.until, since)
+            table::ahead(holding.until, since)
         )
     });
     Ok(Exit::Done)
@@ -91,16 +91,17 @@ pub(crate) async fn holds(app: &App) -> Result<Exit, Failure> {
             }
         }
     }
-    // Where no component can be asked for there is no answer.
-    if let (Some(error), [_]) = (away, places.as_slice()) {
-        return Err(Failure::setup(error));
-    }
+    let knows_none = places.len() == 1;
     let now = SystemClock.now();
     let mut found = Vec::new();
     for (realm, component) in places {
         if let Some(holding) = Holding::of(&kept.ledger.record(&realm, &component).await?, now) {
             found.push((component, holding));
         }
+    }
+    // Where no component can be asked for, and not all are held, there is no answer.
+    if let Some(error) = away.filter(|_| knows_none && found.is_empty()) {
+        return Err(Failure::setup(error));
     }
     let value: Vec<_> = found
         .iter()
@@ -114,7 +115,7 @@ pub(crate) async fn holds(app: &App) -> Result<Exit, Failure> {
             return "nothing is held\n".into();
         }
         let row = |(component, one): &(ComponentId, Holding)| {
-            [shown(component), table::when(one.until, now), told(&one.by), told(&one.reason)]
+            [shown(component), table::ahead(one.until, now), told(&one.by), told(&one.reason)]
         };
         table::columns(["COMPONENT", "ENDS", "BY", "REASON"], found.iter().map(row))
     });

@@ -52,7 +52,5 @@ pub(crate) async fn run(app: &App, args: RestartArgs) -> Result<Exit, Failure> {
             Ok(Prepared { servers, parts, plan, locators, irreversible: Vec::new() })
         })
         .await?;
-    // Evicting one pod after the other waits for each to be replaced.
-    let how = How { apply_timeout: Some(args.run.timeout), ..How::of(&args.run).because(args.why) };
-    carry_out::run(app, &prepared, &kept, how).await
+    carry_out::run(app, &prepared, &kept, How::of(&args.run).because(args.why)).await
 }

@@ -11,16 +11,17 @@ use crate::session::App;
 
 pub(crate) async fn run(app: &App, args: ResumeArgs) -> Result<Exit, Failure> {
     let kept = journal::existing(app).await?;
-    let (run, prepared) = app
+    let (run, prepared, undo_flags) = app
         .until_stopped(async {
             let (run, state) = which(&kept, args.run.as_deref()).await?;
             if state.outcome != Outcome::Unfinished {
                 return Err(journal::ended(run, state.outcome));
             }
-            Ok((run, place::rebuild(app, &state.locators, state.plan.clone(), None).await?))
+            let prepared = place::rebuild(app, &state.locators, state.plan.clone(), None).await?;
+            Ok((run, prepared, place::undo_flags(&state.locators)))
         })
         .await?;
-    let how = How { no_notify: args.no_notify, ..How::resuming(run).because(args.why) };
+    let how = How { no_notify: args.no_notify, undo_flags, ..How::resuming(run).because(args.why) };
     carry_out::go(app, &prepared, &kept, how).await
 }
 

@@ -7,6 +7,7 @@ use super::next::Way;
 use super::undo;
 use crate::args::RevertArgs;
 use crate::exit::{Exit, Failure};
+use crate::parts::Part;
 use crate::place::Guards;
 use crate::session::{self, App};
 use crate::{journal, output, place};
@@ -55,10 +56,10 @@ pub(crate) async fn run(app: &App, args: RevertArgs) -> Result<Exit, Failure> {
     carry_out::run(app, &prepared, &kept, how).await
 }
 
-/// Has each component say what speaks against the state to go back to, as an undo to it would; amid the way between two
-/// revisions it has nothing to compare with.
+/// Has each component say what speaks against the state to go back to, as an undo to it would. What was left amid the way
+/// between two revisions has nothing to compare with, and of an environment exactly what the run changed goes back.
 async fn judge(prepared: &mut Prepared) -> rollback_core::Result<()> {
-    for part in &prepared.parts {
+    for part in prepared.parts.iter().filter(|part| !matches!(part, Part::Environment(_))) {
         let changes = || prepared.plan.changes_of(part.id()).filter(|change| !change.is_noop());
         let (Some(first), Some(last)) = (changes().next(), changes().last()) else { continue };
         let is_whole = !first.passage.from_between && !last.passage.to_between;

@@ -13,7 +13,7 @@ use super::{diff, mask, plain, told};
 pub(crate) fn history(revisions: &[Revision], now: Timestamp) -> String {
     let mut rows = Vec::new();
     for revision in revisions {
-        let created = revision.created.map(|at| when(at, now));
+        let created = revision.created.map(|at| ago(at, now));
         rows.push([
             revision.id.clone(),
             if revision.current { "*" } else { "" }.to_owned(),
@@ -33,7 +33,7 @@ pub(crate) fn runs(runs: &[RunSummary], now: Timestamp) -> String {
         [
             run.run.to_string(),
             format!("{:?}", run.outcome),
-            when(run.started_at, now),
+            ago(run.started_at, now),
             run.finished_at.map(|at| age(at.since(run.started_at))).unwrap_or_default(),
             components.join(", "),
         ]
@@ -53,7 +53,7 @@ pub(crate) fn show(plan: &Plan, report: &RunReport, now: Timestamp) -> String {
         let (component, holder) = (&broken.component, plain(&broken.holder));
         format!("broke    the lease of {component} ({holder}): {}", plain(&broken.reason))
     }));
-    head.push(format!("started  {}", when(report.started_at, now)));
+    head.push(format!("started  {}", ago(report.started_at, now)));
     head.extend(report.finished_at.map(|at| format!("took     {}", age(at.since(report.started_at)))));
     head.push(format!("plan     {}", report.plan));
     head.join("\n") + "\n" + &run(plan, report)
@@ -77,9 +77,14 @@ pub(crate) fn columns<const N: usize>(
     text
 }
 
-/// When something was or will be, as seen from now.
-pub(crate) fn when(at: Timestamp, now: Timestamp) -> String {
-    if at > now { format!("in {}", age(at.since(now))) } else { format!("{} ago", age(now.since(at))) }
+/// When something was, as seen from now.
+pub(crate) fn ago(at: Timestamp, now: Timestamp) -> String {
+    format!("{} ago", age(now.since(at)))
+}
+
+/// When something will be, as seen from now.
+pub(crate) fn ahead(at: Timestamp, now: Timestamp) -> String {
+    format!("in {}", age(at.since(now)))
 }
 
 /// A time span as kubectl writes it: its leading unit.

@@ -184,8 +184,10 @@ fn names(schema: &Value) -> Vec<String> {
 pub(crate) fn nearest<'a, T: AsRef<str>>(name: &str, known: &'a [T]) -> Option<&'a str> {
     let lower = name.to_lowercase();
     let distance = |other: &&str| strsim::damerau_levenshtein(&lower, &other.to_lowercase());
+    // Of a short name almost any other is near.
+    let most = (2 + name.len() / 5).min(name.len() / 3);
     let known = known.iter().map(AsRef::as_ref);
-    known.min_by_key(distance).filter(|near| distance(near) <= 2 + name.len() / 5)
+    known.min_by_key(distance).filter(|near| distance(near) <= most)
 }
 
 /// A name as a part of a JSON pointer.

@@ -128,9 +128,18 @@ impl Choice<'_> {
         let Some(current) = history.iter().find(|revision| revision.current) else { return Ok(None) };
         let in_place = self.record.in_place();
         let place = in_place.iter().rposition(|(_, fingerprint)| *fingerprint == current.fingerprint);
+        if place.is_none() && !judged {
+            // What came in place since the last record is not known, so neither is what came before.
+            return Ok(None);
+        }
         let before = in_place.get(..place.unwrap_or(in_place.len())).unwrap_or_default();
         for (since, fingerprint) in before.iter().rev() {
-            let is_known = history.iter().any(|revision| revision.fingerprint == *fingerprint);
+            let still = history.iter().find(|revision| revision.fingerprint == *fingerprint);
+            let is_known = still.is_some();
+            // Left by somebody whose record is another one.
+            if still.is_some_and(|revision| revision.mark == Some(Mark::Left)) {
+                continue;
+            }
             let Some(known) = self.record.known(fingerprint).filter(|_| !(judged && is_known)) else {
                 continue;
             };

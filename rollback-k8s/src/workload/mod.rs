@@ -232,13 +232,17 @@ impl Workload {
         self.try_patch(change).await.map_err(|e| self.own(e))
     }
 
-    /// When the object was written last, and by which program, as its managed fields tell. Read-only.
+    /// When its pod template was written last, and by which program, as its managed fields tell. Read-only.
     ///
     /// # Errors
     /// What the server answers.
     pub async fn last_writer(&self) -> Result<Option<(Timestamp, String)>> {
         let object = self.read().await.map_err(|e| self.own(e))?;
-        Ok(crate::ownership::writer(&object))
+        let wrote = json::items(&object, "/metadata/managedFields").iter().filter_map(|fields| {
+            fields.pointer("/fieldsV1/f:spec/f:template")?;
+            Some((json::time(fields, "/time")?, fields["manager"].as_str()?.to_owned()))
+        });
+        Ok(wrote.max())
     }
 
     /// Posts an Event on the object that tells how a step of a run ended: `RolledBack` or

@@ -188,11 +188,9 @@ impl ModelPointer {
                     return Err(self.conflict(&view, &what));
                 }
                 Position::From | Position::Between => {
-                    return Ok(Verification::failed(format!(
-                        "the change is not applied, or was taken back: {} is at {}",
-                        self.kind,
-                        name_of(&view.at(&self.kind))
-                    )));
+                    let at = name_of(&view.at(&self.kind));
+                    let what = format!("it is not applied, or was taken back: {} is at {at}", self.kind);
+                    return Ok(Verification::failed(self.conflict(&view, &what).to_string()));
                 }
             }
             let begun = *since.get_or_insert_with(Instant::now);

@@ -107,7 +107,12 @@ impl ModelPointer {
         let at = view.at(&self.kind);
         let Some(current) = at.first().map(|version| version.parse::<u64>().unwrap_or_default()) else {
             let message = format!("{} is at no version, so none came before", self.kind);
-            return Err(Error::new(ErrorKind::NotFound, message).with_hint("name one with --to-revision"));
+            let aliases: Vec<_> = view.model.aliases.iter().map(|known| known.alias.as_str()).collect();
+            let hint = match aliases.as_slice() {
+                [] => "name one with --to-revision".to_owned(),
+                all => format!("its versions are pointed to by aliases: --alias {}", all.join(", --alias ")),
+            };
+            return Err(Error::new(ErrorKind::NotFound, message).with_hint(hint));
         };
         let moves = moves::read(view, &self.kind);
         let mut notes = Vec::new();
@@ -126,6 +131,7 @@ impl ModelPointer {
         }
         // One transition gives all versions that it touches the same time, to the millisecond.
         let promoted = at.first().and_then(|version| view.version(version));
+        let promoted = promoted.filter(|version| version.last_updated_timestamp != 0);
         let by_one_transition = |version: &ModelVersion| {
             promoted.is_some_and(|now| now.last_updated_timestamp == version.last_updated_timestamp)
         };
@@ -207,7 +213,16 @@ impl ModelPointer {
                 if known.is_empty() { "none".into() } else { known.join(", ") }
             )));
         }
+        let has_stages =
+            view.versions.is_empty() || view.versions.iter().any(|v| !v.current_stage.is_empty());
+        if matches!(self.kind, Kind::Stage(_)) && !has_stages {
+            return Err(Error::new(ErrorKind::Unsupported, "this server has no stages")
+                .with_hint("use an alias: --alias champion"));
+        }
         let (mut wanted, mut notes) = self.choose(target, &view)?;
+        if matches!(self.kind, Kind::Stage(_)) && at.is_empty() && !view.model.aliases.is_empty() {
+            notes.push("no version is in the stage now, and aliases point to some: who loads by an alias sees nothing of this".into());
+        }
         if matches!(self.kind, Kind::Alias(_)) && wanted.len() != 1 {
             let message = format!("{} points to one version, and not to {}", self.kind, name_of(&wanted));
             return Err(Error::new(ErrorKind::InvalidConfig, message).with_hint("name one version"));
