@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
-use jiff::fmt::friendly::SpanParser;
-use rollback_core::{Error, ErrorKind, Timestamp};
+use rollback_core::{Clock as _, Error, ErrorKind, SystemClock, Timestamp};
 use rollback_git::Pick;
 
 use crate::complete;
 use crate::exit::Failure;
+use crate::runbook;
 
 pub(crate) use choices::{
     Artifacts, Compat, Conflicts, DryRun, Format, GitOps, GoodOrBad, OnFailure, ReportFormat,
@@ -302,7 +302,7 @@ pub(crate) struct TargetArgs {
     /// Return to the newest revision marked good that is not in place
     #[arg(long, conflicts_with = "to_revision")]
     pub(crate) last_good: bool,
-    /// Return to what was in place at this time, such as 2026-11-23T03:00:00Z
+    /// Return to what was in place at this time, such as 2026-11-23T03:00:00Z, or so long ago, such as 2h
     #[arg(long, value_name = "TIME", value_parser = time, conflicts_with_all = ["to_revision", "last_good"])]
     pub(crate) as_of: Option<Timestamp>,
     /// What to do once a component has failed [default: as the runbook says, else halt]
@@ -576,10 +576,14 @@ fn reason(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("it is empty: say why, for the record".into()) } else { Ok(text.to_owned()) }
 }
 
-/// Reads a time.
+/// Reads a time, or how long ago it was.
 fn time(text: &str) -> Result<Timestamp, String> {
+    if let Some(ago) = runbook::time(text) {
+        return Ok(SystemClock.now().saturating_sub(ago));
+    }
     text.parse().map_err(|_| {
-        "write it in UTC, as 2026-11-23T03:00:00Z, or with an offset, as 2026-11-23T04:00:00+01:00".into()
+        "write it in UTC, as 2026-11-23T03:00:00Z, with an offset, as 2026-11-23T04:00:00+01:00, or how long ago, as 2h"
+            .into()
     })
 }
 
@@ -591,21 +595,11 @@ fn address(text: &str) -> Result<std::net::SocketAddr, String> {
 
 /// Reads a duration as people write it: `30s`, `5m`, `1h30m`, `1d12h`.
 fn duration(text: &str) -> Result<Duration, String> {
-    // A day is 24 hours here: nobody means the day on which clocks change.
-    let days = text.split_once('d').and_then(|(days, rest)| Some((days.parse::<u32>().ok()?, rest)));
-    let (days, rest) = days.unwrap_or((0, text));
-    let days = Duration::from_secs(u64::from(days) * 86_400);
-    let parsed = match rest {
-        "" if !days.is_zero() => Ok(days),
-        rest => {
-            SpanParser::new().parse_unsigned_duration(rest.trim_start()).map(|time| days.saturating_add(time))
-        }
-    };
-    match parsed {
-        Ok(time) if time.is_zero() => Err("it must be longer than no time".into()),
-        Ok(time) if time > LONGEST => Err("it must be at most 720h".into()),
-        Ok(time) => Ok(time),
-        Err(_) => Err("write it as 30s, 5m or 1h".into()),
+    match runbook::time(text) {
+        Some(time) if time.is_zero() => Err("it must be longer than no time".into()),
+        Some(time) if time > LONGEST => Err("it must be at most 720h".into()),
+        Some(time) => Ok(time),
+        None => Err("write it as 30s, 5m or 1h".into()),
     }
 }
 

@@ -10,6 +10,7 @@ use rollback_core::{
 };
 use rollback_k8s::KubernetesJournal;
 
+use crate::args::Format;
 use crate::commands::Way;
 use crate::exit::Failure;
 use crate::output;
@@ -49,7 +50,12 @@ enum Where {
 pub(crate) async fn open(app: &App) -> Result<Kept, Failure> {
     match find_out(app)? {
         Where::Nowhere => Ok(Kept::nowhere()),
-        Where::File(path) => at(&path),
+        Where::File(path) => {
+            if app.journal_is_typed && !app.global.quiet && !path.try_exists().unwrap_or(true) {
+                output::say(&format!("this is the first run that is kept in {}", path.display()));
+            }
+            at(&path)
+        }
         Where::Cluster(namespace) => {
             let failure = match in_cluster(app, &namespace).await {
                 Ok(kept) => return Ok(kept),
@@ -76,7 +82,12 @@ pub(crate) async fn existing(app: &App) -> Result<Kept, Failure> {
         Where::File(path) if app.journal_is_typed => {
             Err(session::usage(format!("there is no journal {}", path.display())))
         }
-        Where::File(_) => Ok(Kept::nowhere()),
+        Where::File(path) => {
+            if !app.global.quiet && app.global.output == Format::Table {
+                output::say(&format!("no run was kept in {} yet: there is no such file", path.display()));
+            }
+            Ok(Kept::nowhere())
+        }
     }
 }
 
@@ -128,7 +139,7 @@ async fn in_cluster(app: &App, namespace: &str) -> Result<Kept, Failure> {
 
 fn find_out(app: &App) -> Result<Where, Failure> {
     if let (None, Some(broken)) = (&app.global.journal, &app.broken) {
-        let message = format!("where runs are kept is not known: {}", broken.report().message);
+        let message = format!("where runs are kept is not known: {}", broken.error.report().message);
         return Err(Failure::setup(Error::new(ErrorKind::InvalidConfig, message).with_hint(ELSEWHERE)));
     }
     let asked = app.global.journal.clone().map(PathBuf::into_os_string);

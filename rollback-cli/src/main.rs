@@ -39,7 +39,7 @@ fn main() -> ExitCode {
     // The start of a shell is no place for what is wrong with a runbook.
     if let Some(text) = commands::printed(&cli.command) {
         output::print(&text);
-        return Exit::Done.into();
+        return if output::is_lost() { Exit::Unchanged } else { Exit::Done }.into();
     }
     let format = cli.global.output;
     let exit = match Runtime::new() {
@@ -51,11 +51,12 @@ fn main() -> ExitCode {
         }
         Err(e) => Err(Error::new(ErrorKind::Unexpected, "cannot start").with_source(e).into()),
     };
-    exit.unwrap_or_else(|failure| {
+    let exit = exit.unwrap_or_else(|failure| {
         output::failure(&failure, format);
         failure.exit()
-    })
-    .into()
+    });
+    // Who reads the result has none.
+    if exit == Exit::Done && output::is_lost() { Exit::Unchanged } else { exit }.into()
 }
 
 async fn run(cli: Cli) -> Result<Exit, Failure> {
@@ -66,7 +67,9 @@ async fn run(cli: Cli) -> Result<Exit, Failure> {
 
 /// Help and version end well; everything else was typed wrongly.
 fn usage(error: &clap::Error) -> Exit {
-    if error.use_stderr() && args::wants_json(std::env::args()) {
+    if error.use_stderr()
+        && args::wants_json(std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()))
+    {
         output::failure(&args::as_failure(error), Format::Json);
     } else {
         let _ = error.print();

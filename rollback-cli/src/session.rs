@@ -21,7 +21,7 @@ pub(crate) struct App {
     /// The runbook, where there is one.
     pub(crate) runbook: Option<Runbook>,
     /// Why the runbook that is there cannot be used: where runs are kept is not known then.
-    pub(crate) broken: Option<Error>,
+    pub(crate) broken: Option<Failure>,
     /// Whether the journal was typed, and not read in the runbook.
     pub(crate) journal_is_typed: bool,
 }
@@ -50,8 +50,9 @@ impl App {
             Some(Err(failure)) if is_named => return Err(failure),
             // What is typed in full does not need it.
             Some(Err(failure)) => {
-                say(&format!("warning: {}", output::told(&failure.error.report().message)));
-                (None, Some(failure.error))
+                let head = failure.lines.first().cloned().unwrap_or_else(|| failure.error.to_string());
+                say(&format!("warning: {}: see `rollback check`", output::told(&head)));
+                (None, Some(failure))
             }
         };
         let is_typed = global.journal.is_some();
@@ -62,7 +63,7 @@ impl App {
     /// The runbook, for what cannot be done without one: what that is.
     pub(crate) fn runbook(&self, missing: &str) -> Result<&Runbook, Failure> {
         self.runbook.as_ref().ok_or_else(|| match &self.broken {
-            Some(broken) => usage(broken.report().message),
+            Some(broken) => usage(broken.error.report().message).in_lines(broken.lines.clone()),
             None => usage(format!("{missing}: name one with -f")),
         })
     }

@@ -56,6 +56,8 @@ pub(crate) struct How<'a> {
     /// The run that goes on; a new one begins otherwise.
     pub(crate) resumed: Option<RunId>,
     pub(crate) reason: Option<String>,
+    /// The incident that it belongs to.
+    pub(crate) incident: Option<String>,
     /// Why leases are not respected.
     pub(crate) break_lease: Option<String>,
     /// What another undo of the same components has to say as well.
@@ -77,16 +79,15 @@ impl<'a> How<'a> {
 
     /// For this reason, and past leases where that is asked for.
     pub(crate) fn because(self, why: WhyArgs) -> Self {
-        let said: Vec<String> = why.incident.into_iter().chain(why.reason).collect();
-        let reason = Some(said.join(": ")).filter(|said| !said.is_empty());
-        let break_lease = reason.clone().filter(|_| why.break_lease);
-        Self { reason, break_lease, ..self }
+        let break_lease = why.reason.clone().filter(|_| why.break_lease);
+        Self { reason: why.reason, incident: why.incident, break_lease, ..self }
     }
 
     fn options(&self, app: &App, prepared: &Prepared) -> RunOptions {
         let mut options = RunOptions::by(session::actor());
         options.run = self.resumed.unwrap_or(options.run);
-        options.reason.clone_from(&self.reason);
+        let said: Vec<_> = self.incident.iter().chain(&self.reason).map(String::as_str).collect();
+        options.reason = Some(said.join(": ")).filter(|said| !said.is_empty());
         options.break_lease.clone_from(&self.break_lease);
         options.locators.clone_from(&prepared.locators);
         if let Some(run) = self.run {
@@ -178,6 +179,7 @@ pub(crate) async fn go(app: &App, prepared: &Prepared, kept: &Kept, how: How<'_>
     };
     let way =
         if kept.durable { Way::kept(app, kept, how.undo_flags) } else { Way::lost(app, how.undo_flags) };
+    let way = way.at(app, prepared.servers.cluster());
     tell(app, plan, &report, &way);
     announce(prepared, &report).await;
     aftermath.ended(plan, &report).await;

@@ -98,7 +98,7 @@ pub(crate) async fn run(app: &App, args: ChangesArgs) -> Result<Exit, Failure> {
     });
     output::result(app.global.output, &value, || {
         let mut text = if all.is_empty() {
-            format!("nothing has changed since {since}, as far as is known\n")
+            format!("nothing has changed since {}, as far as is known\n", table::ago(since, now))
         } else {
             let row = |change: &Change| {
                 let from = change.from.clone().unwrap_or_else(|| "?".into());

@@ -167,7 +167,14 @@ async fn of_component(name: &str, part: &Part, cluster: Option<&Cluster>, restar
     let mut checks = vec![Check::of(name, history)];
     if is_there {
         let found = returns(&*component).await;
+        let is_planned = found.is_ok();
         checks.push(Check::of(format!("{name}: return"), found));
+        if is_planned && matches!(part, Part::Environment(_)) {
+            // Its plan is a dry run, which takes the same rights as making it so.
+            let found =
+                Ok("all that an undo takes, as its plan shows; the right to prune is not looked at".into());
+            checks.push(Check::of(format!("{name}: rights"), found));
+        }
     }
     if let (Some(cluster), Part::Workload(_) | Part::Service(_)) = (cluster, part) {
         checks.push(Check::of(format!("{name}: rights"), may(cluster, part, restarts).await));

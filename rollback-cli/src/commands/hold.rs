@@ -52,9 +52,8 @@ pub(crate) async fn hold(app: &App, args: HoldArgs) -> Result<Exit, Failure> {
                        "until": holding.until, "reason": holding.reason});
     output::result(app.global.output, &value, || {
         format!(
-            "automation does nothing with {} until {} ({}); it observes and tells\n",
+            "automation does nothing with {}; it observes and tells. It acts again {}\n",
             shown(&component),
-            holding.until,
             table::ahead(holding.until, since)
         )
     });

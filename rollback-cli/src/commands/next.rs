@@ -1,8 +1,11 @@
 //! What can be typed next, once a run is not in a good state.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::path::Path;
 
 use rollback_core::{ComponentId, Outcome, Plan, RunId, RunReport, StepOutcome, StepReport};
+use rollback_k8s::Cluster;
 
 use crate::journal::Kept;
 use crate::session::{self, App};
@@ -22,11 +25,26 @@ impl Way {
     /// To a run that a journal keeps.
     pub(crate) fn kept(app: &App, kept: &Kept, undo: &'static str) -> Self {
         let path = kept.instead.as_ref().or(app.global.journal.as_ref());
-        let path = path.map(|path| format!(" --journal {}", session::quoted(&path.display().to_string())));
+        // From wherever it is typed.
+        let absolute = |path: &Path| match path.to_str() {
+            Some(text) if text == "kubernetes" || text.starts_with("kubernetes:") => path.to_owned(),
+            _ => std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
+        };
+        let path = path.map(|path| absolute(path).display().to_string());
+        let path = path.map(|path| format!(" --journal {}", session::quoted(&path)));
         // Where it is kept in a cluster, the way there leads to it as well. The runbook says who is told.
         let there = if kept.in_cluster { app.connection_flags() } else { app.file_flag() };
         let journal = path.unwrap_or_default() + &there;
         Self { connection: app.connection_flags(), journal: Some(journal), undo }
+    }
+
+    /// In this cluster, whichever context is the current one by then.
+    pub(crate) fn at(mut self, app: &App, cluster: Option<&Cluster>) -> Self {
+        let context = cluster.and_then(Cluster::context).filter(|_| app.global.context.is_none());
+        if let Some(context) = context {
+            let _ = write!(self.connection, " --context {}", session::quoted(context));
+        }
+        self
     }
 
     /// To what a run left that nothing keeps.

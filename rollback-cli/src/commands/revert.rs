@@ -10,7 +10,7 @@ use crate::exit::{Exit, Failure};
 use crate::parts::Part;
 use crate::place::Guards;
 use crate::session::{self, App};
-use crate::{journal, output, place};
+use crate::{journal, lease, output, place};
 
 pub(crate) async fn run(app: &App, args: RevertArgs) -> Result<Exit, Failure> {
     if args.dry_run.is_none() {
@@ -45,6 +45,9 @@ pub(crate) async fn run(app: &App, args: RevertArgs) -> Result<Exit, Failure> {
             };
             let mut prepared = place::rebuild(app, &state.locators, back, Some(guards)).await?;
             judge(&mut prepared).await?;
+            if let Some(cluster) = prepared.servers.cluster() {
+                lease::warn(cluster, &mut prepared.plan).await;
+            }
             prepared.guarded(app).await
         })
         .await?;

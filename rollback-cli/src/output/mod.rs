@@ -7,6 +7,7 @@ pub(crate) mod progress;
 pub(crate) mod table;
 
 use std::io::{self, ErrorKind, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rollback_core::ErrorReport;
 use serde_json::{Value, json};
@@ -24,13 +25,24 @@ pub(crate) fn result(format: Format, value: &Value, table: impl FnOnce() -> Stri
     print(&text);
 }
 
+/// Whether a result could not be printed.
+static LOST: AtomicBool = AtomicBool::new(false);
+
 /// Prints text on stdout. A reader that has seen enough is no error.
 pub(crate) fn print(text: &str) {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(e) if e.kind() != ErrorKind::BrokenPipe => say(&format!("warning: cannot print the result: {e}")),
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => {
+            LOST.store(true, Ordering::Relaxed);
+            say(&format!("error: cannot print the result: {e}"));
+        }
         _ => {}
     }
+}
+
+/// Whether a result could not be printed, and nobody has it.
+pub(crate) fn is_lost() -> bool {
+    LOST.load(Ordering::Relaxed)
 }
 
 /// Says something on stderr.

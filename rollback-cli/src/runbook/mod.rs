@@ -17,7 +17,7 @@ use serde::Deserialize;
 use crate::exit::Failure;
 use crate::naming::{self, Component, Kind, Pinned};
 use crate::parts;
-use crate::place::without_secret;
+use crate::place::{without_secret, without_user};
 
 use notify::{IncidentsEntry, NotifyEntry, SupervisorEntry};
 use policies::PolicyEntry;
@@ -25,6 +25,7 @@ use schema::Places;
 
 pub(crate) use policies::Named;
 pub(crate) use schema::{nearest, schema};
+pub(crate) use units::time;
 
 /// The file that is read where none is named.
 pub(crate) const DEFAULT: &str = "rollback.yaml";
@@ -217,17 +218,15 @@ impl Runbook {
         if document.is_null() {
             return Err(vec!["it is empty: it begins with apiVersion: rollback.dev/v1alpha1".into()]);
         }
-        if let Some(twice) = schema::twice(text) {
-            return Err(vec![twice]);
-        }
         let shape = schema::faults(&document);
-        let places = Places::of(text);
-        if shape.is_empty() {
+        let (places, twice) = (Places::of(text), schema::twice(text));
+        if shape.is_empty() && twice.is_none() {
             let file: File = serde_yaml_ng::from_str(text).map_err(|e| vec![e.to_string()])?;
             return Self::of(file, text, path)
                 .map_err(|faults| faults.iter().map(|fault| places.told(fault)).collect());
         }
-        let mut faults: Vec<_> = shape.iter().map(|(pointer, fault)| places.with(pointer, fault)).collect();
+        let mut faults: Vec<_> = twice.into_iter().collect();
+        faults.extend(shape.iter().map(|(pointer, fault)| places.with(pointer, fault)));
         // What else is wrong shows without the fields that cannot be read, where the rest makes sense by itself.
         let rest = serde_yaml_ng::to_string(&schema::without(document, &shape)).unwrap_or_default();
         if let Ok(file) = serde_yaml_ng::from_str::<File>(&rest)
@@ -268,12 +267,16 @@ impl Runbook {
             if repository.is_some_and(|url| parts::is_url(url) && without_secret(url) != *url) {
                 faults.push(format!("{place}: the address of its repository holds a secret: git has it from its credential helpers"));
             }
+            let uri = entry.mlflow.as_ref().and_then(|model| model.tracking_uri.as_ref());
+            if uri.is_some_and(|uri| without_user(uri) != *uri) {
+                faults.push(format!("{place}: its trackingUri holds a user or a password: give them by MLFLOW_TRACKING_USERNAME and _PASSWORD"));
+            }
             let name = entry.name.clone();
             match entry.component(path.parent().unwrap_or(Path::new(""))) {
                 Ok(component) => components.push(component),
                 Err(fault) => {
                     faults.push(format!("{place}: {fault}"));
-                    broken.insert(name);
+                    broken.insert(name.clone());
                 }
             }
         }
@@ -707,6 +710,8 @@ journal: { sqlite: runs.db }
         assert!(parse("# nothing yet\n").unwrap_err()[0].contains("it is empty"));
         let twice = parse(&MODEL.replace("policies: []", "plans: []")).unwrap_err();
         assert_eq!(twice, ["line 19, column 1: the field plans is given twice, first on line 12"]);
+        let both = parse(&MODEL.replace("policies: []", "plans: []\npolices: []")).unwrap_err();
+        assert!(both.len() == 2 && both[1].contains("did you mean policies?"), "{both:?}");
         let inner = parse(&MODEL.replace("model: inflow-baseline,", "model: a, model: b,")).unwrap_err();
         assert!(
             inner[0].starts_with("line 7, column ") && inner[0].contains("model is given twice"),
@@ -719,6 +724,8 @@ journal: { sqlite: runs.db }
         let text = include_str!("../../tests/runbooks/inflow-staging.yaml");
         let text = text
             .replace("prune: true", "prun: true")
+            .replace("every: 10s", "every: 10")
+            .replace("cooldown: 30m", "cooldown: 1q")
             .replace("mlflow: { trackingUri", "mlflw: { trackingUri")
             .replace("above: 5%, for: 5m, every: 15s", "above: 5%, for: soon, every: 15s")
             .replace("{ restart: inference-service,", "{ restart: inference-servic,");
@@ -732,7 +739,7 @@ journal: { sqlite: runs.db }
         ] {
             assert!(all.contains(part), "{part}:\n{all}");
         }
-        assert_eq!(faults.len(), 4, "what cannot be read makes no faults of its own: {all}");
+        assert_eq!(faults.len(), 6, "what cannot be read makes no faults of its own: {all}");
     }
 
     #[test]

@@ -229,12 +229,15 @@ struct GuardsEntry {
     freeze: Vec<FreezeEntry>,
 }
 
+/// The form of a time.
+const TIME: &str = r"^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:?\d{2})$";
+
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct FreezeEntry {
-    #[schemars(with = "String")]
+    #[schemars(with = "String", regex(pattern = TIME))]
     from: Timestamp,
-    #[schemars(with = "String")]
+    #[schemars(with = "String", regex(pattern = TIME))]
     until: Timestamp,
     reason: String,
 }

@@ -14,7 +14,7 @@ use super::File;
 const SECRET: &str = "; a secret is given by env, the name of a variable, or by file, and never written here";
 
 /// What values with a unit look like.
-const FORM: &str = "a duration is 30s, 5m or 1d, a share 5% or 0.05";
+const FORM: &str = "a duration is 30s, 5m or 1d12h, a share 5% or 0.05, a time 2026-11-23T03:00:00Z";
 
 /// The JSON Schema of a runbook.
 pub(crate) fn schema() -> Value {
@@ -84,10 +84,19 @@ pub(super) fn faults(document: &Value) -> Vec<(String, String)> {
             ValidationErrorKind::Pattern { .. } => {
                 all.push((pointer, format!("it is not of the right form: {FORM}")));
             }
-            // A plain number or word may stand for text.
+            // A plain number or word may stand for text, where any text will do.
             ValidationErrorKind::Type { kind: TypeKind::Single(one) }
                 if one.to_string() == "string"
-                    && (error.instance().is_number() || error.instance().is_boolean()) => {}
+                    && (error.instance().is_number() || error.instance().is_boolean()) =>
+            {
+                let mut written = document.clone();
+                if let Some(value) = written.pointer_mut(&pointer) {
+                    *value = Value::from(value.to_string());
+                }
+                if validator.iter_errors(&written).any(|error| error.instance_path().to_string() == pointer) {
+                    all.push((pointer, format!("it is not of the right form: {FORM}")));
+                }
+            }
             // What stands there may be a secret that belongs elsewhere.
             ValidationErrorKind::Type { kind } => {
                 let wanted = match kind {

@@ -42,17 +42,20 @@ impl JsonSchema for Time {
         json_schema!({
             "type": "string",
             "description": "A duration such as 30s, 5m, 48h or 1d.",
-            "pattern": "^([0-9]+(\\.[0-9]+)? *[a-zA-Zµ]+,? *)+$",
+            "pattern": "^([0-9]+(\\.[0-9]+)? *(ms|millis|milliseconds?|s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d),? *)+$",
         })
     }
 }
 
-fn time(text: &str) -> Option<Duration> {
+/// Reads a duration as people write it: `30s`, `5m`, `1h30m`, `1d12h`.
+pub(crate) fn time(text: &str) -> Option<Duration> {
     // A day is 24 hours here: nobody means the day on which clocks change.
-    let days = text.strip_suffix('d').and_then(|days| days.parse::<u32>().ok());
-    match days {
-        Some(days) => Some(Duration::from_secs(u64::from(days) * 86_400)),
-        None => SpanParser::new().parse_unsigned_duration(text).ok(),
+    let days = text.split_once('d').and_then(|(days, rest)| Some((days.parse::<u32>().ok()?, rest)));
+    let (days, rest) = days.unwrap_or((0, text));
+    let days = Duration::from_secs(u64::from(days) * 86_400);
+    match rest.trim_start() {
+        "" if !days.is_zero() => Some(days),
+        rest => SpanParser::new().parse_unsigned_duration(rest).ok().map(|time| days.saturating_add(time)),
     }
 }
 

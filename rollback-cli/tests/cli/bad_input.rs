@@ -148,6 +148,24 @@ async fn a_cluster_that_cannot_be_used_is_told_apart_from_one_that_refuses() {
 }
 
 #[tokio::test]
+async fn what_is_no_text_and_a_result_that_is_lost_are_told() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let kubeconfig = Path::new("/nonexistent");
+    let mut command = crate::command(kubeconfig, &["undo", "-o", "json"]);
+    command.arg(std::ffi::OsStr::from_bytes(b"deploy/\xff"));
+    let output = crate::finish(command.spawn().unwrap()).await;
+    assert_eq!(
+        (output.code, &json(&output.stderr)["error"]["kind"]),
+        (2, &"InvalidConfig".into()),
+        "{output:?}"
+    );
+    let mut command = crate::command(kubeconfig, &["schema"]);
+    command.stdout(std::fs::File::create("/dev/full").unwrap());
+    let output = crate::finish(command.spawn().unwrap()).await;
+    assert!(output.code == 1 && output.stderr.contains("cannot print the result"), "{output:?}");
+}
+
+#[tokio::test]
 async fn help_and_completions_come_without_a_cluster() {
     let nowhere = Path::new("/nonexistent");
     for args in [

@@ -289,6 +289,10 @@ const FAULTS: &[(&str, &str, &str)] = &[
     ("url: \"http://alertmanager:9093\"", "url: alertmanager", "notify[1]"),
     ("http://alertmanager:9093", "http://me:hunter2@alertmanager:9093", "holds a user or a password"),
     ("stage: Production }", "stage: Prodction }", "is no stage to return to"),
+    ("http://mlflow:5000", "http://me:hunter2@mlflow:5000", "MLFLOW_TRACKING_USERNAME"),
+    ("http://prometheus:9090", "http://me:hunter2@prometheus:9090", "the url of prometheus holds"),
+    ("cooldown: 30m", "cooldown: 30", "a duration"),
+    ("cooldown: 30m", "cooldown: 1q", "a duration"),
     ("repository: .,", "repository: \"https://hunter2@h/r.git\",", "holds a secret"),
     ("rootCauseWithin: 48h", "rootCauseWithin: two days", "a duration"),
     (

@@ -110,7 +110,10 @@ impl ModelPointer {
             let aliases: Vec<_> = view.model.aliases.iter().map(|known| known.alias.as_str()).collect();
             let hint = match aliases.as_slice() {
                 [] => "name one with --to-revision".to_owned(),
-                all => format!("its versions are pointed to by aliases: --alias {}", all.join(", --alias ")),
+                all => format!(
+                    "aliases point to its versions: --alias {}; or name one with --to-revision",
+                    all.join(", --alias ")
+                ),
             };
             return Err(Error::new(ErrorKind::NotFound, message).with_hint(hint));
         };

@@ -2,6 +2,7 @@
 
 use super::{ActionEntry, Number, PolicyEntry, PrometheusEntry, When};
 use crate::naming::{Component, Kind};
+use crate::place::without_user;
 
 impl PolicyEntry {
     pub(in crate::runbook) fn check(
@@ -194,6 +195,9 @@ impl When {
 
 impl PrometheusEntry {
     fn check(&self, fault: &mut impl FnMut(&str)) {
+        if without_user(&self.url) != self.url {
+            fault("the url of prometheus holds a user or a password: a secret is given by env or file");
+        }
         let written = self.query.is_some() || self.errors.is_some() || self.requests.is_some();
         let named = usize::from(self.error_rate.is_some()) + usize::from(self.latency_p99.is_some());
         if named + usize::from(written) != 1 {
