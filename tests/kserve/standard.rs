@@ -209,7 +209,7 @@ async fn what_a_controller_takes_back_after_it_has_rolled_out_is_seen() {
 #[tokio::test]
 async fn a_component_that_came_since_goes_and_comes_back_as_it_was_scaled() {
     let before = json!({"predictor": predictor("v4")});
-    let namespace = deployed("Standard", &[before.clone()]).await;
+    let namespace = deployed("Standard", std::slice::from_ref(&before)).await;
     let journal = Arc::new(MemoryJournal::new());
     let service = Arc::new(service(&cluster().await, &namespace).with_ledger(journal.clone()));
     let snapshot = snapshot_of(&*service, "1").await.unwrap();

@@ -223,17 +223,25 @@ async fn who_moves_an_alias_while_ours_is_watched_is_told_with_the_version() {
 #[tokio::test]
 async fn who_moves_an_alias_before_our_write_is_not_overwritten() {
     let server = Mlflow::shared(MlflowVersion::Three).await;
-    let model = baseline(server).await;
     let proxy = server.proxy().await;
-    let pointer = ModelPointer::alias(&registry(proxy.url()), &model, "champion", options()).unwrap();
-    // Held is the last look, which comes right before the write.
-    let component: Arc<dyn Rollbackable> = Arc::new(pointer.clone());
-    let plan = Planner::new().rollback("model", component.clone(), revision("4"), &[]).plan().await.unwrap();
-    proxy.clear();
-    let looks = Matcher::method("GET").path("registered-models/get").nth(2);
-    let mut hold = proxy.hold(looks);
+    let planned = async || {
+        let model = baseline(server).await;
+        let pointer = ModelPointer::alias(&registry(proxy.url()), &model, "champion", options()).unwrap();
+        let pointer: Arc<dyn Rollbackable> = Arc::new(pointer);
+        let planner = Planner::new().rollback("model", pointer.clone(), revision("4"), &[]);
+        let plan = planner.plan().await.unwrap();
+        proxy.clear();
+        (model, plan, Components::new().with(pointer))
+    };
     let engine = Engine::new(Arc::new(MemoryJournal::new()));
-    let components = Components::new().with(component);
+    let (_, plan, components) = planned().await;
+    engine.execute(&plan, &components, RunOptions::by("ann")).await.unwrap();
+    let before = proxy.requests().into_iter().take_while(|request| !request.is_write());
+    let looks = before.filter(|request| request.path.contains("registered-models/get")).count();
+
+    // Held is the last look, which comes right before the write.
+    let (model, plan, components) = planned().await;
+    let mut hold = proxy.hold(Matcher::method("GET").path("registered-models/get").nth(looks));
     let meddle = async {
         hold.reached().await;
         server.alias(&model, "champion", "2").await;
