@@ -228,7 +228,13 @@ impl InferenceService {
         };
         let ran = || view.states.iter().filter(is_it);
         if let Some(state) = ran().find(|state| !state.is_broken()).or_else(|| ran().next()) {
-            return self.return_to(state, view, Vec::new());
+            let ran = state.predictor().map(|r| template::observed(&r.template).models).unwrap_or_default();
+            let by_path = !same_models(&ran, &[uri.to_owned()]);
+            let note = format!(
+                "revision {} is told by its path alone: whether its storage has the bucket of {uri} is not checked",
+                state.id
+            );
+            return self.return_to(state, view, by_path.then_some(note).into_iter().collect());
         }
         let mut specs = view.live.specs.clone();
         let mut notes =

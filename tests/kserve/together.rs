@@ -170,6 +170,7 @@ async fn what_names_its_model_by_a_storage_follows_within_it_and_several_models_
     };
     let known = to("2").await;
     assert_eq!(known.steps()[1].change.to.id, "1", "the revision that ran it: {known:?}");
+    assert!(warnings(&known).contains("told by its path alone"), "{}", warnings(&known));
     let unknown = to("1").await;
     assert!(warnings(&unknown).contains("its storage stays as it is"), "{}", warnings(&unknown));
     let components: [Arc<dyn Rollbackable>; 2] = [pointer.clone(), service.clone()];

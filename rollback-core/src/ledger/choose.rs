@@ -136,17 +136,16 @@ impl Choice<'_> {
         for (since, fingerprint) in before.iter().rev() {
             let still = history.iter().find(|revision| revision.fingerprint == *fingerprint);
             let is_known = still.is_some();
-            // Left by somebody whose record is another one.
-            if still.is_some_and(|revision| revision.mark == Some(Mark::Left)) {
-                continue;
-            }
             let Some(known) = self.record.known(fingerprint).filter(|_| !(judged && is_known)) else {
                 continue;
             };
             let (Some(snapshot), None) = (&known.snapshot, self.unwanted(fingerprint, &known.id)) else {
                 continue;
             };
-            if *fingerprint == current.fingerprint {
+            // Left by somebody whose record is another one.
+            let is_left = still.is_some_and(|revision| revision.mark == Some(Mark::Left));
+            let is_good = known.marking.as_ref().is_some_and(|marking| marking.mark == Mark::Good);
+            if *fingerprint == current.fingerprint || (is_left && !is_good) {
                 continue;
             }
             let note = format!("revision {} was in place from {since} on, as recorded", known.id);
