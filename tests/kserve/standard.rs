@@ -184,13 +184,17 @@ async fn what_a_controller_takes_back_after_it_has_rolled_out_is_seen() {
         "argocd.argoproj.io/tracking-id": "models:serving.kserve.io/InferenceService:x/y",
     }}});
     namespace.merge(SERVICES, NAME, &tracked).await;
+    // KServe copies it to the pods, which makes another revision.
+    let child = format!("{NAME}-predictor");
+    let has_it = |object: &Value| object["spec"]["template"].to_string().contains("argocd.argoproj.io");
+    namespace.wait("Deployment", &child, "it is copied", has_it).await;
+    namespace.rolled_out("Deployment", &child).await;
     let service = service_with(&cluster().await, &namespace, |options| {
         options.gitops = GitOps::Ignore;
         options.contested_soak = Duration::from_secs(60);
     });
     let there = plan(&service, Target::Previous, FailurePolicy::Halt).await;
     let heals = async {
-        let child = format!("{NAME}-predictor");
         let is_back = |object: &Value| {
             object["spec"]["template"]["metadata"]["annotations"][SOURCE_URI] == uri("v4").as_str()
         };
