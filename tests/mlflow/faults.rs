@@ -279,7 +279,11 @@ async fn a_server_that_is_too_slow_is_told_and_a_move_that_came_late_is_found() 
     let slow = hurried();
     let (report, ()) = tokio::join!(undo(&slow, revision("4")), async {
         hold.reached().await;
-        tokio::time::sleep(Duration::from_millis(1500)).await;
+        // Who has given up looks what became of it.
+        let seen = proxy.requests().len();
+        while proxy.requests().len() == seen {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         hold.release();
     });
     let report = report.unwrap();

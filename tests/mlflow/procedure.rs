@@ -332,14 +332,14 @@ async fn what_somebody_else_has_left_is_not_gone_back_to_by_a_record_that_does_n
     let pointer = Arc::new(champion(server.url(), &model));
     let ledger = Arc::new(MemoryJournal::new());
     let realm = pointer.realm().await.unwrap();
+    let in_place = async |version: &str, at: &str| {
+        let snapshot = snapshot_of(&*pointer, version).await.unwrap();
+        let note = Note { at: at.parse().unwrap(), by: "ann".into(), fact: Fact::InPlace { snapshot } };
+        ledger.note(&realm, pointer.id(), vec![note]).await.unwrap();
+    };
     // Of one who undid 7 to 6 and kept it on their machine.
     undo(&pointer, revision("6")).await.unwrap();
-    let snapshot = snapshot_of(&*pointer, "6").await.unwrap();
-    let at = "2026-11-23T03:00:00Z".parse().unwrap();
-    ledger
-        .note(&realm, pointer.id(), vec![Note { at, by: "ann".into(), fact: Fact::InPlace { snapshot } }])
-        .await
-        .unwrap();
+    in_place("6", "2026-11-23T03:00:00Z").await;
     // Of another, who then undid 6 to 5.
     undo(&pointer, revision("5")).await.unwrap();
     let plan = async || {
@@ -350,12 +350,7 @@ async fn what_somebody_else_has_left_is_not_gone_back_to_by_a_record_that_does_n
     let change = plan().await;
     assert_eq!((change.from.id.as_str(), change.to.id.as_str()), ("5", "4"), "{change:?}");
     // Also where the record knows the present one, and not that the one before was left.
-    let snapshot = snapshot_of(&*pointer, "5").await.unwrap();
-    let at = "2026-11-23T04:00:00Z".parse().unwrap();
-    ledger
-        .note(&realm, pointer.id(), vec![Note { at, by: "ann".into(), fact: Fact::InPlace { snapshot } }])
-        .await
-        .unwrap();
+    in_place("5", "2026-11-23T04:00:00Z").await;
     let change = plan().await;
     assert_eq!(change.to.id, "4", "{change:?}");
 }

@@ -276,7 +276,7 @@ impl Runbook {
                 Ok(component) => components.push(component),
                 Err(fault) => {
                     faults.push(format!("{place}: {fault}"));
-                    broken.insert(name.clone());
+                    broken.insert(name);
                 }
             }
         }
